@@ -1,0 +1,62 @@
+"""Text → words and their lemmas, so that inflected forms meet: ``ships`` and ``ship``, ``Анной`` and ``Анна``.
+
+English and other Latin-script words go through simplemma, Cyrillic ones through pymorphy3; scripts without
+spaces (Han, kana, Thai…) become overlapping character bigrams. Both libraries are loaded on first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from typing import Any
+
+import regex
+
+__all__ = ["iter_words", "lemma", "lemmatize"]
+
+_WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:['’ʼ_.\-][\p{L}\p{M}\p{N}]+)*")
+_CYRILLIC = regex.compile(r"\p{Cyrillic}")
+_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
+_CLITIC = regex.compile(r"['’ʼ](?:s|d|m|t|ll|re|ve)$", regex.IGNORECASE)
+
+
+def iter_words(text: str) -> Iterator[tuple[str, int, int]]:
+    """Yield ``(word, start, end)`` for every word of ``text``, in order; offsets in characters."""
+    for match in _WORD.finditer(text):
+        yield match.group(), match.start(), match.end()
+
+
+@lru_cache(maxsize=262_144)
+def lemma(word: str) -> str:
+    """Return the case-folded lemma of one word; a word no dictionary knows comes back case-folded."""
+    folded = _CLITIC.sub("", word.casefold())
+    if _CYRILLIC.search(folded):
+        return str(_russian().parse(folded)[0].normal_form).replace("ё", "е")
+    if not folded.isascii() or not folded.isalpha():
+        return folded
+    return str(_simplemma().lemmatize(folded, lang="en")).casefold()
+
+
+def lemmatize(text: str) -> list[str]:
+    """Return the lemmas of ``text`` in order; unspaced scripts give character bigrams."""
+    lemmas: list[str] = []
+    for word, _, _ in iter_words(text):
+        if _UNSPACED.search(word):
+            lemmas.extend(word[i : i + 2] for i in range(max(1, len(word) - 1)))
+        else:
+            lemmas.append(lemma(word))
+    return lemmas
+
+
+@cache
+def _russian() -> Any:
+    import pymorphy3
+
+    return pymorphy3.MorphAnalyzer()
+
+
+@cache
+def _simplemma() -> Any:
+    import simplemma
+
+    return simplemma
