@@ -41,7 +41,9 @@ class Settings(BaseSettings):
         "auto", description="Sentence encoder: 'auto', 'none', 'minilm' (offline package), a folder, or a hub id."
     )
     tokenizer: str | None = Field(None, description="Tokenizer that counts budgets; default: the local model's own.")
-    max_tokens: int | None = Field(None, ge=1, description="Token budget of recalled scenes; default: 25% of the window.")
+    max_tokens: int | None = Field(
+        None, ge=1, description="Token budget of recalled scenes; default: 25% of the window."
+    )
     user_id: str | None = Field(None, description="Whose memory: user.")
     agent_id: str | None = Field(None, description="Whose memory: agent.")
     session_id: str | None = Field(None, description="Whose memory: session.")

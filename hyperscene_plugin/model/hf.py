@@ -99,9 +99,7 @@ class LocalModel:
         """Return the tokens of ``messages`` formatted by the chat template, up to the reply."""
         return len(encode_prompt(self.tokenizer, messages)[0])
 
-    def generate(
-        self, prompt: str | Sequence[Message], options: GenerationOptions | None = None
-    ) -> GenerationResult:
+    def generate(self, prompt: str | Sequence[Message], options: GenerationOptions | None = None) -> GenerationResult:
         """Generate a whole reply to a chat, or a continuation of raw text; errors as :meth:`stream`."""
         for chunk in self.stream(prompt, options):
             if chunk.result is not None:
@@ -186,7 +184,8 @@ class LocalModel:
         except (torch.OutOfMemoryError, MemoryError) as caught:
             error = OutOfMemoryError(
                 f"memory ran out with a prompt of {len(ids)} tokens: its key/value cache alone takes "
-                f"{len(ids) * self.kv_bytes_per_token / 1024**2:.0f} MiB. Lower max_tokens or use a smaller model ({caught})"
+                f"{len(ids) * self.kv_bytes_per_token / 1024**2:.0f} MiB. Lower max_tokens or use a smaller model "
+                f"({caught})"
             )
         except Exception as caught:
             error = ModelError(f"generation with {self.name!r} failed ({type(caught).__name__}: {caught})")
@@ -205,7 +204,7 @@ class LocalModel:
 
     def _pad_id(self) -> int | None:
         pad = self.tokenizer.pad_token_id
-        return pad if pad is not None else self.tokenizer.eos_token_id
+        return int(pad) if pad is not None else self.tokenizer.eos_token_id
 
     @contextlib.contextmanager
     def _seeded(self, seed: int | None) -> Iterator[None]:

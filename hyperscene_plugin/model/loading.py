@@ -35,6 +35,7 @@ def load_pretrained(
     try:
         import torch
         import transformers
+        from safetensors import SafetensorError
     except ImportError as error:
         raise MissingPackageError(error.name or "transformers", "model", "a local model") from error
 
@@ -52,22 +53,32 @@ def load_pretrained(
     if quantization_config is None:
         _check_memory(path_or_id, Path(location).expanduser(), dtype)
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        auto_model: Any = transformers.AutoModelForCausalLM
+        model, report = auto_model.from_pretrained(
             location,
             config=config,
             device_map=device_map,
             dtype=dtype,
             quantization_config=quantization_config,
             use_safetensors=True,
+            output_loading_info=True,
             **common,
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(location, **common)
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(f"model {path_or_id!r} does not fit in the accelerator's memory: {error}") from error
     except ValueError as error:
-        raise UnsupportedModelError(f"model {path_or_id!r} cannot be used as a causal language model: {error}") from error
-    except (OSError, RuntimeError, ImportError, KeyError) as error:
+        raise UnsupportedModelError(
+            f"model {path_or_id!r} cannot be used as a causal language model: {error}"
+        ) from error
+    except (OSError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
         raise ModelError(f"model {path_or_id!r} could not be loaded ({type(error).__name__}): {error}") from error
+    if report["missing_keys"] or report["mismatched_keys"]:
+        raise ModelError(
+            f"model {path_or_id!r}: the weights files lack {sorted(report['missing_keys'])[:5]} and have other shapes "
+            f"for {sorted(report['mismatched_keys'])[:5]}; transformers would fill these with random numbers. "
+            "Get the files again"
+        )
     return model.eval(), tokenizer, notes
 
 
@@ -101,8 +112,8 @@ def _load_config(transformers: Any, name: str, location: str, common: dict[str, 
         config = transformers.AutoConfig.from_pretrained(location, **common)
     except ValueError as error:
         raise UnsupportedModelError(
-            f"model {name!r}: {error}. Its architecture is not one transformers {transformers.__version__} knows, or it "
-            "needs code from its repository (trust_remote_code=True runs that code; read it first)"
+            f"model {name!r}: {error}. Its architecture is not one transformers {transformers.__version__} knows, or "
+            "it needs code from its repository (trust_remote_code=True runs that code; read it first)"
         ) from error
     except (OSError, json.JSONDecodeError) as error:
         raise ModelNotFoundError(

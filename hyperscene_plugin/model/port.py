@@ -103,9 +103,7 @@ class LanguageModel(Protocol):
         """Return the tokens of ``messages`` formatted by the chat template, up to the reply."""
         ...
 
-    def generate(
-        self, prompt: str | Sequence[Message], options: GenerationOptions | None = None
-    ) -> GenerationResult:
+    def generate(self, prompt: str | Sequence[Message], options: GenerationOptions | None = None) -> GenerationResult:
         """Generate a whole reply to a chat, or a continuation of raw text."""
         ...
 

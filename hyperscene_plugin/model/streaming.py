@@ -18,7 +18,7 @@ class TokenStream:
     """
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[int | None | BaseException] = SimpleQueue()
+        self._queue: SimpleQueue[int | BaseException | None] = SimpleQueue()
         self._prompt_seen = False
         self.cancelled = Event()
         self.first_token_at: float | None = None
