@@ -20,11 +20,13 @@ from hyperscene_plugin.types import Scene, SceneKind, Scope
 __all__ = [
     "ID_PATTERN",
     "check_scene",
+    "check_text",
     "dedup_key",
     "new_id",
     "scene_from_row",
     "scene_to_row",
     "scope_columns",
+    "sha256",
     "timestamp",
 ]
 
@@ -46,7 +48,7 @@ def scope_columns(scope: Scope) -> dict[str, str]:
         "session_id": scope.session_id or "",
     }
     for name, value in values.items():
-        _check_text(value, f"the scope's {name}")
+        check_text(value, f"the scope's {name}")
     return values
 
 
@@ -97,13 +99,13 @@ def check_scene(scene: Scene) -> None:
     for name in ("text", "source_id", "speaker", "role", "created_at", "title"):
         value = getattr(scene, name)
         if value is not None:
-            _check_text(value, f"{where}: {name}")
+            check_text(value, f"{where}: {name}")
     for message_id in scene.message_ids:
-        _check_text(message_id, f"{where}: message id")
+        check_text(message_id, f"{where}: message id")
     for key, value in scene.metadata.items():
-        _check_text(key, f"{where}: metadata key")
+        check_text(key, f"{where}: metadata key")
         if isinstance(value, str):
-            _check_text(value, f"{where}: metadata[{key!r}]")
+            check_text(value, f"{where}: metadata[{key!r}]")
         elif isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{where}: metadata[{key!r}] is {value}; only finite numbers can be stored")
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -114,7 +116,8 @@ def check_scene(scene: Scene) -> None:
             )
 
 
-def _check_text(value: object, what: str) -> None:
+def check_text(value: object, what: str) -> None:
+    """Raise ``InputError`` for what is not a string that every backend can keep."""
     if not isinstance(value, str):
         raise InputError(f"{what} is a {type(value).__name__}; expected a string")
     if "\x00" in value:

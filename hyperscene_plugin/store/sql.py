@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +16,13 @@ import sqlalchemy as sa
 from hyperscene_plugin.errors import InputError, SceneNotFoundError, StoreError
 from hyperscene_plugin.store import search as _search
 from hyperscene_plugin.store import writes
+from hyperscene_plugin.store.attachments import Attachments
 from hyperscene_plugin.store.base import (
     AddReport,
+    BlobInfo,
+    DoctorReport,
     ForgetReport,
+    ImportReport,
     ListOrder,
     SceneFilter,
     SearchMode,
@@ -27,11 +30,16 @@ from hyperscene_plugin.store.base import (
     SourceInfo,
     StoreStats,
 )
+from hyperscene_plugin.store.blobs import BlobFolder
+from hyperscene_plugin.store.checkup import examine
 from hyperscene_plugin.store.database import Database
+from hyperscene_plugin.store.export import export_scope, import_scope
+from hyperscene_plugin.store.overview import list_sources, scope_stats
 from hyperscene_plugin.store.query import alive, filter_conditions, in_scope
 from hyperscene_plugin.store.rows import check_scene, scene_from_row, scene_to_row, scope_columns, timestamp
-from hyperscene_plugin.store.schema import blobs, encoders, scenes, state, vectors
+from hyperscene_plugin.store.schema import encoders, scenes, state, vectors
 from hyperscene_plugin.store.scope_index import IndexCache
+from hyperscene_plugin.store.state import StateTable, state_in_scope
 from hyperscene_plugin.store.vectors import unit_rows, unpack_vectors
 from hyperscene_plugin.types import Scene, Scope
 
@@ -52,16 +60,26 @@ class SceneStore:
     ``InputError`` for arguments that cannot be used; these are not repeated below.
     """
 
-    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time, index_bytes: int = 2**29) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        blobs: BlobFolder | None = None,
+        clock: Callable[[], float] = time.time,
+        index_bytes: int = 512 * 2**20,
+    ) -> None:
         self._db = database
         self._clock = clock
         self._cache = IndexCache(database, index_bytes)
+        self._blobs = Attachments(database, blobs, clock)
+        self._state = StateTable(database, clock)
 
     @classmethod
     def open(
         cls,
         location: str | Path,
         *,
+        blobs: str | Path | None = None,
         busy_timeout: float = 30.0,
         index_bytes: int = 512 * 2**20,
         clock: Callable[[], float] = time.time,
@@ -70,6 +88,8 @@ class SceneStore:
 
         Args:
             location: a file's path (SQLite), or ``postgresql+psycopg://user@host/database``.
+            blobs: folder of the blob files, a path or an fsspec URL. ``None``: ``<file>.blobs`` beside a SQLite
+                file; with Postgres a folder has to be named before blobs can be used.
             busy_timeout: seconds to wait for another writer.
             index_bytes: memory for search indexes; the least used go first.
             clock: seconds since 1970, for expiry.
@@ -79,7 +99,18 @@ class SceneStore:
             StoreCorruptError: it is damaged; it is left untouched.
             MissingPackageError: Postgres without psycopg.
         """
-        return cls(Database.open(location, busy_timeout=busy_timeout), clock=clock, index_bytes=index_bytes)
+        database = Database.open(location, busy_timeout=busy_timeout)
+        try:
+            place = blobs if blobs is not None or database.path is None else f"{database.path}.blobs"
+            folder = None if place is None else BlobFolder(place)
+            store = cls(database, blobs=folder, clock=clock, index_bytes=index_bytes)
+            store._blobs.delete_doomed()
+            if folder is not None:
+                folder.sweep(None)
+        except BaseException:
+            database.close()
+            raise
+        return store
 
     @property
     def location(self) -> str:
@@ -207,6 +238,7 @@ class SceneStore:
             removed = 0
             if source_id is not None:
                 removed = self._remove_others(connection, columns, source_id, {seq for seq, _ in order})
+        self._blobs.delete_doomed()
         return AddReport(tuple(scene_id for _, scene_id in order), added, len(order) - added, removed)
 
     def _remove_others(self, connection: sa.Connection, columns: dict[str, str], source_id: str, kept: set[int]) -> int:
@@ -266,8 +298,8 @@ class SceneStore:
                     .where(encoders.c.name == encoder_name, in_scope(columns), alive(now))
                     .where(scenes.c.id.in_(list(scene_ids[start : start + 500])))
                 )
-                for scene_id, data, dimension in connection.execute(query):
-                    packed[scene_id] = bytes(data)
+                for scene_id, data, size in connection.execute(query):
+                    packed[scene_id], dimension = bytes(data), size
         if not packed or any(scene_id not in packed for scene_id in scene_ids):
             return None
         return unpack_vectors([packed[scene_id] for scene_id in scene_ids], dimension).astype(np.float32)
@@ -340,53 +372,15 @@ class SceneStore:
 
     def sources(self, scope: Scope) -> Sequence[SourceInfo]:
         """Return the sources of a scope, in order of their first adding."""
-        first = sa.func.min(scenes.c.seq)
-        query = (
-            sa.select(
-                scenes.c.source_id,
-                sa.func.count(),
-                sa.func.min(scenes.c.added_at),
-                sa.func.max(scenes.c.added_at),
-                first,
-            )
-            .where(*self._visible(scope, None))
-            .group_by(scenes.c.source_id)
-            .order_by(first)
-        )
+        visible = self._visible(scope, None)
         with self._db.read() as connection:
-            rows = connection.execute(query).all()
-            titles: dict[int, str | None] = {}
-            for start in range(0, len(rows), 500):
-                numbers = [row[4] for row in rows[start : start + 500]]
-                query_titles = sa.select(scenes.c.seq, scenes.c.title).where(scenes.c.seq.in_(numbers))
-                titles |= dict(connection.execute(query_titles).tuples().all())
-        return [
-            SourceInfo(name, titles[seq], number, _utc(oldest), _utc(newest))
-            for name, number, oldest, newest, seq in rows
-        ]
+            return list_sources(connection, visible)
 
     def stats(self, scope: Scope) -> StoreStats:
         """Return the counts of a scope."""
         visible = self._visible(scope, None)
-        by_encoder = (
-            sa.select(encoders.c.name, sa.func.count())
-            .join_from(encoders, vectors, vectors.c.encoder_seq == encoders.c.seq)
-            .join(scenes, scenes.c.seq == vectors.c.scene_seq)
-            .where(*visible)
-            .group_by(encoders.c.name)
-            .order_by(encoders.c.name)
-        )
-        files = (
-            sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(blobs.c.size), 0))
-            .join_from(blobs, scenes, scenes.c.seq == blobs.c.scene_seq)
-            .where(*visible)
-        )
-        counts = sa.select(sa.func.count(), sa.func.count(scenes.c.source_id.distinct())).where(*visible)
         with self._db.read() as connection:
-            num_scenes, num_sources = connection.execute(counts).one()
-            num_vectors: dict[str, int] = dict(connection.execute(by_encoder).tuples().all())
-            num_blobs, num_bytes = connection.execute(files).one()
-        return StoreStats(num_scenes, num_sources, num_vectors, num_blobs, int(num_bytes))
+            return scope_stats(connection, visible)
 
     # ------------------------------------------------------------------ forgetting
 
@@ -411,8 +405,8 @@ class SceneStore:
                 store; for many calls in a row pass ``False`` and ``True`` with the last.
         """
         conditions = [in_scope(scope_columns(scope))]
-        if ids is not None:
-            conditions.append(scenes.c.id.in_(list(ids)))
+        if isinstance(ids, str):
+            raise InputError(f"ids must be a list of ids, got the string {ids!r}")
         if source_id is not None:
             conditions.append(scenes.c.source_id == source_id)
         if older_than is not None:
@@ -422,53 +416,113 @@ class SceneStore:
                 else timestamp(older_than)
             )
             conditions.append(scenes.c.added_at < limit)
-        if everything == (len(conditions) > 1):
+        given = len(conditions) - 1 + (ids is not None)
+        if everything == (given > 0):
             raise InputError(
                 "forget needs a condition (ids, source_id, older_than), or everything=True and none; "
-                f"got {len(conditions) - 1} conditions and everything={everything}"
+                f"got {given} conditions and everything={everything}"
             )
         with self._db.write() as connection:
-            removed, num_blobs = writes.delete_scenes(connection, *conditions)
+            removed = num_blobs = left = 0
+            for part in _chosen(ids):
+                gone, files = writes.delete_scenes(connection, *conditions, *part)
+                removed, num_blobs = removed + gone, num_blobs + files
+                query = sa.select(sa.func.count()).select_from(scenes).where(*conditions, *part)
+                left += int(connection.execute(query).scalar_one())
             if everything:
-                connection.execute(sa.delete(state).where(_state_in_scope(scope)))
-            left = connection.execute(sa.select(sa.func.count()).select_from(scenes).where(*conditions)).scalar_one()
+                connection.execute(sa.delete(state).where(state_in_scope(scope)))
             if left:
                 raise StoreError(f"{self._db.label}: {left} scenes could not be removed; all were kept")
+        self._blobs.delete_doomed()
         self._db.wipe(vacuum=vacuum)
-        return ForgetReport(removed, int(left), num_blobs, vacuum)
+        return ForgetReport(removed, left, num_blobs, vacuum)
 
     def purge_expired(self, *, vacuum: bool = True) -> int:
         """Remove expired scenes of all scopes from the disk (they are invisible already); return how many."""
         with self._db.write() as connection:
             removed, _ = writes.delete_scenes(connection, scenes.c.expires_at <= self._clock())
         if removed:
+            self._blobs.delete_doomed()
             self._db.wipe(vacuum=vacuum)
         return removed
+
+    # ------------------------------------------------------------------ blobs
+
+    def put_blob(self, scene_id: str, scope: Scope, name: str, data: bytes) -> BlobInfo:
+        """Keep bytes beside a scene, replacing what was under the name; on the disk when this returns.
+
+        Raises:
+            SceneNotFoundError: see ``get``.
+        """
+        return self._blobs.put(scene_id, scope, name, data)
+
+    def get_blob(self, scene_id: str, scope: Scope, name: str) -> bytes:
+        """Return the bytes kept under a name.
+
+        Raises:
+            SceneNotFoundError: no such scene (see ``get``), or it has no such blob.
+            StoreCorruptError: the file is missing or does not have the hash it was stored with.
+        """
+        return self._blobs.get(scene_id, scope, name)
+
+    def delete_blob(self, scene_id: str, scope: Scope, name: str) -> bool:
+        """Remove a blob and its file; return whether it was there. Raises ``SceneNotFoundError`` as ``get``."""
+        return self._blobs.delete(scene_id, scope, name)
+
+    def list_blobs(self, scene_id: str, scope: Scope) -> Sequence[BlobInfo]:
+        """Return the blobs of a scene, by name. Raises ``SceneNotFoundError`` as ``get``."""
+        return self._blobs.names(scene_id, scope)
 
     # ------------------------------------------------------------------ state
 
     def get_state(self, scope: Scope, key: str) -> object:
         """Return the value kept under a key for exactly this scope; ``None`` where there is none."""
-        query = sa.select(state.c.value).where(*_state_key(scope, key))
-        with self._db.read() as connection:
-            value = connection.execute(query).scalar()
-        return None if value is None else json.loads(value)
+        return self._state.get(scope, key)
 
     def set_state(self, scope: Scope, key: str, value: object) -> None:
         """Keep a JSON value under a key for exactly this scope."""
-        try:
-            packed = json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"state {key!r}: the value is not JSON ({error})") from error
-        with self._db.write() as connection:
-            connection.execute(sa.delete(state).where(*_state_key(scope, key)))
-            row = {**scope_columns(scope), "key": key, "value": packed, "updated_at": self._clock()}
-            connection.execute(sa.insert(state).values(row))
+        self._state.set(scope, key, value)
 
     def delete_state(self, scope: Scope, key: str) -> bool:
         """Remove a key; return whether it was there."""
-        with self._db.write() as connection:
-            return connection.execute(sa.delete(state).where(*_state_key(scope, key))).rowcount > 0
+        return self._state.delete(scope, key)
+
+    # ------------------------------------------------------------------ moving and checking
+
+    def export(self, path: str | Path, scope: Scope) -> int:
+        """Write the scope's scenes, vectors and blobs to one zip file; return the number of scenes.
+
+        The file appears complete or not at all. State is not exported.
+        """
+        return export_scope(self._db, self._blobs, Path(path), scope, self._clock())
+
+    def import_file(self, path: str | Path, scope: Scope, *, rescope: bool = False) -> ImportReport:
+        """Add what an export holds: all of it, or nothing when it raises. Importing twice changes nothing.
+
+        Args:
+            scope: every scene of the file has to be visible in it.
+            rescope: store the scenes under ``scope`` instead of the scope they were exported with.
+
+        Raises:
+            StoreCorruptError: a hash in the file is wrong, or the file is not whole.
+            StoreVersionError: a newer release wrote the file.
+            ScopeError: a scene of the file is of another scope.
+        """
+        return import_scope(self._db, self._blobs, Path(path), scope, self._clock(), rescope=rescope)
+
+    def doctor(self) -> DoctorReport:
+        """Check every page, text, vector and blob of the store, all scopes, and delete files that no row names."""
+        return examine(self._db, self._blobs)
+
+
+def _chosen(ids: Sequence[str] | None) -> Iterator[tuple[sa.ColumnElement[bool], ...]]:
+    """Conditions that together choose the ids (all rows for ``None``), a few hundred at a time."""
+    if ids is None:
+        yield ()
+        return
+    wanted = list(dict.fromkeys(ids))
+    for start in range(0, len(wanted), 500):
+        yield (scenes.c.id.in_(wanted[start : start + 500]),)
 
 
 def _checked_vectors(found: np.ndarray | None, encoder_name: str | None, num_scenes: int) -> np.ndarray | None:
@@ -490,17 +544,3 @@ def _expiry(now: float, ttl: float | timedelta | None) -> float | None:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
         raise InputError(f"ttl must be a positive number of seconds, got {ttl!r}")
     return now + seconds
-
-
-def _state_in_scope(scope: Scope) -> sa.ColumnElement[bool]:
-    return sa.and_(*(state.c[name] == value for name, value in scope_columns(scope).items() if value))
-
-
-def _state_key(scope: Scope, key: str) -> tuple[sa.ColumnElement[bool], ...]:
-    if not isinstance(key, str) or not key:
-        raise InputError(f"a state key must be a non-empty string, got {key!r}")
-    return (state.c.key == key, *(state.c[name] == value for name, value in scope_columns(scope).items()))
-
-
-def _utc(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, tz=UTC)
