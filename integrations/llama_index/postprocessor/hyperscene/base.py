@@ -38,8 +38,8 @@ class HyperscenePostprocessor(BaseNodePostprocessor):
     sees. The nodes handed in are never changed. The full account is in ``HypersceneEndEvent`` and ``explain``.
 
     Raises:
-        ValidationError: ``max_tokens`` is not a positive whole number, or a field is unknown (when it is made).
-        ConfigError: the tokenizer is unknown (when it is made).
+        ValidationError: when it is made: ``max_tokens`` is not a positive whole number, the tokenizer is unknown, or a
+            field is.
         MissingPackageError: the package that the tokenizer or the encoder named needs is not installed.
         BudgetError: the budget cannot hold one scene with its node's metadata.
         EncoderError: the encoder named cannot be loaded.
