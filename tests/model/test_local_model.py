@@ -12,7 +12,7 @@ from hyperscene_plugin import Message
 from hyperscene_plugin.errors import InputError, ModelError
 from hyperscene_plugin.model import GenerationOptions, LanguageModel
 from hyperscene_plugin.model.template import PLAIN_FORMAT_NOTE, SYSTEM_FOLDED_NOTE
-from tests.model.conftest import save_tiny_model
+from tests.tiny_model import save_tiny_model
 
 QUESTION = [Message("system", "be brief"), Message("user", "what is a scene?")]
 SHORT = GenerationOptions(max_new_tokens=12)
