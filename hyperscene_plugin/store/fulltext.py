@@ -16,7 +16,16 @@ import numpy as np
 
 from hyperscene_plugin.text.lemmas import lemmatize
 
-__all__ = ["Postings", "bm25_idf", "pack_terms", "query_terms", "term_hash", "unpack_terms"]
+__all__ = [
+    "Postings",
+    "best_positions",
+    "bm25_idf",
+    "held_terms",
+    "pack_terms",
+    "query_terms",
+    "term_hash",
+    "unpack_terms",
+]
 
 _K1, _B = 1.2, 0.75
 _MAX_COUNT = np.iinfo(np.uint16).max
@@ -42,6 +51,11 @@ def unpack_terms(packed: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.nd
     hashes = np.frombuffer(b"".join(data[: 8 * n] for data, n in zip(packed, sizes, strict=True)), dtype="<u8")
     counts = np.frombuffer(b"".join(data[8 * n :] for data, n in zip(packed, sizes, strict=True)), dtype="<u2")
     return hashes, np.repeat(np.arange(len(packed), dtype=np.int32), sizes), counts
+
+
+def held_terms(packed: bytes) -> set[int]:
+    """Return the hashes of one packed text."""
+    return set(np.frombuffer(packed[: len(packed) // 10 * 8], dtype="<u8").tolist())
 
 
 def query_terms(query: str) -> dict[int, str]:
@@ -89,15 +103,16 @@ class Postings:
         part = slice(int(self.starts[position]), int(self.starts[position + 1]))
         return self.docs[part], self.counts[part]
 
-    def scores(self, weights: dict[int, float], mean_length: float, allowed: np.ndarray | None, top: int) -> np.ndarray:
-        """Return BM25 scores (n,) float32 for lemma weights, exact for at least the ``top`` best allowed documents.
+    def best(
+        self, weights: dict[int, float], mean_length: float, allowed: np.ndarray | None, top: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``(docs, BM25 scores)`` of the ``top`` best allowed documents with a weighted lemma, best first.
 
-        Frequent lemmas are weighed only in documents that could still be among the best (max-score pruning:
-        Turtle & Flood 1995); the others keep a lower partial score. ``allowed`` (n,) bool or ``None`` for all:
-        scores elsewhere are 0.
+        Exact: a frequent lemma is weighed only in documents that could still be among the best (max-score
+        pruning: Turtle & Flood 1995). ``allowed`` (n,) bool, or ``None`` for all.
         """
         scores = np.zeros(len(self.lengths), dtype=np.float32)
-        norms = (_K1 * (1 - _B) + (_K1 * _B / max(mean_length, 1e-9)) * self.lengths).astype(np.float32)
+        flat, slope = np.float32(_K1 * (1 - _B)), np.float32(_K1 * _B / max(mean_length, 1e-9))
         found = sorted(((term, *self.find(term)) for term in weights), key=lambda item: len(item[1]))
         left = sum(weights[term] * (_K1 + 1) for term, docs, _ in found if len(docs))
         candidates: np.ndarray | None = None
@@ -112,25 +127,41 @@ class Postings:
                 hit = docs[place] == candidates
                 docs, counts = candidates[hit], counts[place[hit]]
             times = counts.astype(np.float32)
-            scores[docs] += np.float32(weights[term] * (_K1 + 1)) * times / (times + norms[docs])
+            scores[docs] += (
+                np.float32(weights[term] * (_K1 + 1)) * times / (times + (flat + slope * self.lengths[docs]))
+            )
             left -= weights[term] * (_K1 + 1)
-        if allowed is not None:
-            scores[~allowed] = 0
-        return scores
+        places = _positive(scores, allowed) if candidates is None else candidates
+        chosen = best_positions(scores[places], top)
+        return places[chosen], scores[places[chosen]]
+
+
+def best_positions(scores: np.ndarray, top: int) -> np.ndarray:
+    """Return the positions of the ``top`` largest scores, largest first, equal ones in order of position."""
+    if len(scores) > top:
+        bar = np.partition(scores, len(scores) - top)[len(scores) - top]
+        kept = np.flatnonzero(scores >= bar)
+    else:
+        kept = np.arange(len(scores))
+    return kept[np.argsort(-scores[kept], kind="stable")][:top]
 
 
 _FREQUENT = 2048
 """Postings longer than this are worth pruning for."""
 
 
+def _positive(scores: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
+    positive = scores > 0
+    return np.flatnonzero(positive if allowed is None else positive & allowed)
+
+
 def _still_possible(scores: np.ndarray, allowed: np.ndarray | None, left: float, top: int) -> np.ndarray | None:
-    """Documents that can reach the ``top`` best with ``left`` still to come; ``None``: cannot tell."""
-    reached = np.flatnonzero(scores if allowed is None else scores * allowed)
-    if len(reached) < top:
+    """Documents that can be among the ``top`` best with ``left`` still to come; ``None``: that is not known yet."""
+    left = left * 1.0001  # room for rounding
+    above = scores > left
+    reached = scores[above if allowed is None else above & allowed]
+    if len(reached) < top:  # a document that has nothing so far could still get there
         return None
-    values = scores[reached]
-    bar = np.partition(values, len(values) - top)[len(values) - top]
-    if bar <= left:  # a document with none of the rare lemmas could still get there
-        return None
-    possible: np.ndarray = reached[values + left * 1.0001 >= bar].astype(np.int32)
-    return possible
+    bar = np.partition(reached, len(reached) - top)[len(reached) - top]
+    possible = scores >= bar - left
+    return np.flatnonzero(possible if allowed is None else possible & allowed).astype(np.int32)

@@ -17,9 +17,13 @@ from hyperscene_plugin.types import Scalar, SceneKind
 __all__ = ["alive", "filter_conditions", "filter_times", "in_scope"]
 
 
-def in_scope(scope: Mapping[str, str]) -> sa.ColumnElement[bool]:
-    """Rows whose scope has every field that is set in ``scope``; at least one is set (``Scope`` sees to it)."""
-    return sa.and_(*(scenes.c[name] == value for name, value in scope.items() if value))
+def in_scope(scope: Mapping[str, str], *, by_index: bool = True) -> sa.ColumnElement[bool]:
+    """Rows whose scope has every field that is set in ``scope``; at least one is set (``Scope`` sees to it).
+
+    ``by_index=False`` keeps the planner from walking all rows of a scope where row numbers are given as well.
+    """
+    fields = ((scenes.c[name], value) for name, value in scope.items() if value)
+    return sa.and_(*((column if by_index else sa.func.coalesce(column, "")) == value for column, value in fields))
 
 
 def alive(now: float) -> sa.ColumnElement[bool]:

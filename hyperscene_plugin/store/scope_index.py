@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from hyperscene_plugin.store.database import Database
 from hyperscene_plugin.store.fulltext import Postings, bm25_idf, unpack_terms
 from hyperscene_plugin.store.query import in_scope
-from hyperscene_plugin.store.schema import counters, scenes, vectors
+from hyperscene_plugin.store.schema import counters, encoders, scenes, vectors
 from hyperscene_plugin.store.vectors import VectorMatrix, unpack_vectors
 
 __all__ = ["IndexCache", "RowMask", "ScopeIndex"]
@@ -96,6 +96,7 @@ class ScopeIndex:
             last = fresh.last_scene if self._encoder is None else fresh.last_vector
             if last > self._cursor:
                 self._load(connection)
+                self._cursor = max(self._cursor, last)
             self._expire(now)
             return self._segments
 
@@ -106,7 +107,8 @@ class ScopeIndex:
         if self._encoder is not None:
             query = query.join_from(vectors, scenes, vectors.c.scene_seq == scenes.c.seq)
             query = query.where(vectors.c.encoder_seq == self._encoder[0])
-        query = query.where(in_scope(self._scope), row_number > self._cursor).order_by(row_number)
+        first = self._cursor == 0
+        query = query.where(in_scope(self._scope, by_index=first), row_number > self._cursor).order_by(row_number)
         result = connection.execution_options(yield_per=_CHUNK).execute(query)
         pieces: list[_Segment] = []
         for rows in result.partitions(_CHUNK):
@@ -201,7 +203,18 @@ class IndexCache:
         self._database = database
         self._max_bytes = max_bytes
         self._indexes: OrderedDict[tuple[object, ...], ScopeIndex] = OrderedDict()
+        self._encoders: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
+
+    def encoder(self, connection: sa.Connection, name: str) -> tuple[int, int] | None:
+        """Return the number and dimension of an encoder (they never change), ``None`` for an unknown one."""
+        if name not in self._encoders:
+            query = sa.select(encoders.c.seq, encoders.c.dimension).where(encoders.c.name == name)
+            row = connection.execute(query).first()
+            if row is None:
+                return None
+            self._encoders[name] = (int(row.seq), int(row.dimension))
+        return self._encoders[name]
 
     def text_ranking(
         self, connection: sa.Connection, scope: Mapping[str, str], terms: Sequence[int], top: int, mask: RowMask
@@ -215,8 +228,8 @@ class IndexCache:
         weights = {term: bm25_idf(total, n) for term, n in frequencies.items() if n}
         found: list[tuple[int, float]] = []
         for segment, postings in texts if weights else ():
-            scores = postings.scores(weights, mean, segment.allowed(mask), top)
-            found += _top(scores, np.flatnonzero(scores), segment.seqs, top)
+            places, scores = postings.best(weights, mean, segment.allowed(mask), top)
+            found += zip(segment.seqs[places].tolist(), scores.tolist(), strict=True)
         return sorted(found, key=lambda item: (-item[1], item[0]))[:top]
 
     def vector_ranking(
@@ -279,14 +292,3 @@ _FRESHNESS = sa.select(
 
 def _freshness(connection: sa.Connection) -> _Freshness:
     return _Freshness(*connection.execute(_FRESHNESS).one())
-
-
-def _top(scores: np.ndarray, places: np.ndarray, seqs: np.ndarray, top: int) -> list[tuple[int, float]]:
-    values = scores[places]
-    if len(values) > top:
-        bar = np.partition(values, len(values) - top)[len(values) - top]
-        chosen = values >= bar
-        places, values = places[chosen], values[chosen]
-        order = np.argsort(-values, kind="stable")[:top]
-        places, values = places[order], values[order]
-    return list(zip(seqs[places].tolist(), values.tolist(), strict=True))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
 from hyperscene_plugin.errors import InputError, StoreError
 from hyperscene_plugin.store.base import SceneFilter, SearchHit, SearchMode, SearchResult
-from hyperscene_plugin.store.fulltext import query_terms, unpack_terms
-from hyperscene_plugin.store.query import alive, filter_conditions, filter_times, in_scope
+from hyperscene_plugin.store.fulltext import held_terms, query_terms
+from hyperscene_plugin.store.query import filter_conditions, filter_times, in_scope
 from hyperscene_plugin.store.rows import scene_from_row
 from hyperscene_plugin.store.schema import encoders, scenes, vectors
 from hyperscene_plugin.store.scope_index import IndexCache, RowMask
@@ -21,7 +23,7 @@ __all__ = ["search"]
 
 _RRF_K = 60
 """Reciprocal rank fusion's constant (Cormack, Clarke & Büttcher 2009)."""
-_POOL = 100
+_POOL = 50
 """Scenes of each ranking that take part in the fusion, at least."""
 
 _Ranking = list[tuple[int, float]]
@@ -29,7 +31,7 @@ _Ranking = list[tuple[int, float]]
 
 def search(
     connection: sa.Connection,
-    cache: IndexCache,
+    indexes: IndexCache,
     scope: Mapping[str, str],
     query: str | None,
     vector: np.ndarray | None,
@@ -61,15 +63,15 @@ def search(
         raise InputError("mode 'vector' needs a query vector; encode the query, or use mode 'text'")
     if query is None and vector is None:
         raise InputError("a search needs a query text, a query vector, or both")
-    pool = top_k if mode != "hybrid" else max(_POOL, 4 * top_k)
+    pool = top_k if mode != "hybrid" else max(_POOL, 2 * top_k)
     terms = query_terms(query) if query is not None and mode != "vector" else {}
     by_text: _Ranking | None = None
     by_vector: _Ranking | None = None
     if mode != "vector" and query is not None:
-        by_text = cache.text_ranking(connection, scope, list(terms), pool, mask)
+        by_text = indexes.text_ranking(connection, scope, list(terms), pool, mask)
     if mode != "text" and vector is not None:
         by_vector = _vector_ranking(
-            connection, cache, scope, vector, encoder_name, pool, mask, notes, exact=exact, label=label, mode=mode
+            connection, indexes, scope, vector, encoder_name, pool, mask, notes, exact=exact, label=label, mode=mode
         )
     ranked = _fuse(by_text, by_vector)[:top_k]
     used: SearchMode = "hybrid" if None not in (by_text, by_vector) else "text" if by_text is not None else "vector"
@@ -79,7 +81,7 @@ def search(
 
 def _vector_ranking(
     connection: sa.Connection,
-    cache: IndexCache,
+    indexes: IndexCache,
     scope: Mapping[str, str],
     vector: np.ndarray,
     encoder_name: str | None,
@@ -96,18 +98,15 @@ def _vector_ranking(
     row = unit_rows(np.asarray(vector)[None, :] if np.ndim(vector) == 1 else vector, "query vector")
     if len(row) != 1:
         raise InputError(f"expected one query vector, got {len(row)}")
-    known = connection.execute(
-        sa.select(encoders.c.seq, encoders.c.dimension).where(encoders.c.name == encoder_name)
-    ).first()
-    if known is not None and known.dimension != row.shape[1]:
-        raise InputError(
-            f"the query vector has {row.shape[1]} dimensions, encoder {encoder_name!r} is stored with {known.dimension}"
-        )
+    known = indexes.encoder(connection, encoder_name)
     ranking: _Ranking = []
     total = 0
     if known is not None:
-        encoder = (int(known.seq), int(known.dimension))
-        ranking, total = cache.vector_ranking(connection, scope, encoder, row[0], pool, mask, exact=exact)
+        if known[1] != row.shape[1]:
+            raise InputError(
+                f"the query vector has {row.shape[1]} dimensions, encoder {encoder_name!r} is stored with {known[1]}"
+            )
+        ranking, total = indexes.vector_ranking(connection, scope, known, row[0], pool, mask, exact=exact)
     if total:
         return ranking
     others = _encoders_in_scope(connection, scope)
@@ -169,12 +168,22 @@ def _hits(
     label: str,
 ) -> list[SearchHit]:
     """Read the ranked rows anew: one that was removed since, or is not in the scope, is never a hit."""
-    query = sa.select(scenes).where(scenes.c.seq.in_([seq for seq, _, _ in ranked]), in_scope(scope), alive(now))
-    rows: dict[int, sa.RowMapping] = {row["seq"]: row for row in connection.execute(query).mappings()}
+    query = _rows_query(tuple(name for name, value in scope.items() if value))
+    values = {"seqs": [seq for seq, _, _ in ranked], "now": now, **{k: v for k, v in scope.items() if v}}
+    rows: dict[int, sa.RowMapping] = {row["seq"]: row for row in connection.execute(query, values).mappings()}
     hits = []
     for seq, score, components in ranked:
         if seq in rows:
-            held = set(unpack_terms([bytes(rows[seq]["terms"])])[0].tolist())
+            held = held_terms(bytes(rows[seq]["terms"])) if terms else ()
             matched = tuple(term for number, term in terms.items() if number in held)
             hits.append(SearchHit(scene_from_row(rows[seq], label), score, components, matched))
     return hits
+
+
+@cache
+def _rows_query(fields: tuple[str, ...]) -> sa.Select[Any]:
+    """The rows of given numbers that are alive and have the scope's ``fields``; built once for each set of fields."""
+    alive_now = sa.or_(scenes.c.expires_at.is_(None), scenes.c.expires_at > sa.bindparam("now"))
+    # coalesce keeps the planner from walking all rows of the scope instead of looking up the few numbers
+    scoped = (sa.func.coalesce(scenes.c[name], "") == sa.bindparam(name) for name in fields)
+    return sa.select(scenes).where(scenes.c.seq.in_(sa.bindparam("seqs", expanding=True)), alive_now, *scoped)

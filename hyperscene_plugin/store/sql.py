@@ -117,6 +117,11 @@ class SceneStore:
         """The path or URL (without password)."""
         return self._db.label
 
+    @property
+    def index_bytes(self) -> int:
+        """Memory that the loaded search indexes hold, in bytes."""
+        return self._cache.num_bytes
+
     def close(self) -> None:
         """Give back connections and memory; the store must not be used afterwards."""
         self._cache.clear()

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from hyperscene_plugin.errors import InputError
+from hyperscene_plugin.store.fulltext import best_positions
 
 __all__ = ["VectorMatrix", "pack_vectors", "unit_rows", "unpack_vectors"]
 
 _EXACT_ROWS = 4096
 _EXACT_DIMENSION = 96
-_MIN_CANDIDATES = 400
+_MIN_CANDIDATES = 300
 
 
 def unit_rows(vectors: np.ndarray, what: str) -> np.ndarray:
@@ -76,11 +77,11 @@ class VectorMatrix:
             exact: compare every row itself.
         """
         places = np.arange(len(self.rows)) if allowed is None else np.flatnonzero(allowed)
-        wanted = max(_MIN_CANDIDATES, 8 * top)
+        wanted = max(_MIN_CANDIDATES, 6 * top)
         if self.codes is not None and not exact and len(places) > 2 * wanted:
             places = self._candidates(query, wanted, None if allowed is None else places)
         cosines = _cosines(self.rows, places, query)
-        best = _best(cosines, top)
+        best = best_positions(cosines, top)
         return places[best], cosines[best]
 
     def _candidates(self, query: np.ndarray, wanted: int, places: np.ndarray | None) -> np.ndarray:
@@ -110,13 +111,3 @@ def _cosines(rows: np.ndarray, places: np.ndarray, query: np.ndarray) -> np.ndar
         part = places[start : start + 4096]
         cosines[start : start + 4096] = rows[part].astype(np.float32) @ query
     return cosines
-
-
-def _best(scores: np.ndarray, top: int) -> np.ndarray:
-    """Positions of the ``top`` largest scores, largest first, equal ones in order of position."""
-    if len(scores) > top:
-        bar = np.partition(scores, len(scores) - top)[len(scores) - top]
-        kept = np.flatnonzero(scores >= bar)
-    else:
-        kept = np.arange(len(scores))
-    return kept[np.argsort(-scores[kept], kind="stable")][:top]
