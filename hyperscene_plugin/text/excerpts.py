@@ -31,6 +31,8 @@ __all__ = ["SPAN_SEPARATOR", "Excerpt", "Excerpts", "excerpt_documents"]
 SPAN_SEPARATOR = "\n"
 """What stands in an excerpt's text where something of the document was left out."""
 
+_TARGET_TOKENS = 20
+"""Scenes of about one sentence: a share of a page's budget is soon smaller than a scene of the usual size."""
 _ROUNDS = 5
 _SLACK = 0.02
 
@@ -106,6 +108,7 @@ def excerpt_documents(
                 for place in sorted(free)
                 if documents[place].text.strip()
             ],
+            target_tokens=_TARGET_TOKENS,
             tokenizer=page.counter,
         )
     )
