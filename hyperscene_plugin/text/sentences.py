@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import regex
 
+from hyperscene_plugin.text.word_lists import word_set
+
 __all__ = ["cut_long", "sentence_ends"]
 
 _CLOSERS = "\"'”’»›)\\]}*_`"
@@ -20,13 +22,7 @@ _STOP = regex.compile(
 )
 _OPENERS = regex.compile(r"[\"'“„‘«‹(\[{*_`¿¡\s]*(?P<dash>[-–—]+\s*)?[\"'“„‘«‹(\[{*_¿¡]*")
 _LAST_WORD = regex.compile(r"[\p{L}\p{M}\p{N}.\-'’]+$")
-
-
-def _words(*lines: str) -> frozenset[str]:
-    return frozenset(word for line in lines for word in line.split())
-
-
-_NEVER_LAST = _words(
+_NEVER_LAST = word_set(
     # titles and forms of address
     "mr mrs ms messrs mme mlle dr prof st sr jr gen col maj capt cpt lt sgt cmdr adm gov sen rep rev hon pres",
     "fr br supt insp det sec treas msgr pvt cpl",
@@ -43,13 +39,13 @@ _NEVER_LAST = _words(
     # months
     "jan feb apr aug sept oct nov dec янв февр авг сент окт нояб дек",
 )
-_BEFORE_DIGIT = _words("no nos nr p pp pt art par § № с стр п пп ст гл рис табл т тт вып ок")
-_AFTER_DIGIT = _words("г гг в вв руб коп тыс млн млрд трлн кг км см мм м ч мин сек экз чел шт р л лет")
-_MAY_END = _words(
+_BEFORE_DIGIT = word_set("no nos nr p pp pt art par § № с стр п пп ст гл рис табл т тт вып ок")
+_AFTER_DIGIT = word_set("г гг в вв руб коп тыс млн млрд трлн кг км см мм м ч мин сек экз чел шт р л лет")
+_MAY_END = word_set(
     "etc inc ltd co corp bros a.m p.m am pm u.s u.k u.n e.u d.c b.c a.d ph.d b.a m.a m.d jr sr esq",
     "т.д т.п т.ч др пр проч usw u.s.w ecc",
 )
-_MONTHS = _words("januar februar märz april mai juni juli august september oktober november dezember jahrhundert jh")
+_MONTHS = word_set("januar februar märz april mai juni juli august september oktober november dezember jahrhundert jh")
 _ONE_LETTER_WORDS = frozenset("я")
 
 
