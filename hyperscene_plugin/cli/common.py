@@ -120,7 +120,7 @@ def _hide_library_bars() -> None:
     if find_spec("transformers") is not None:
         from transformers.utils import logging
 
-        logging.disable_progress_bar()
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def read_source(path: str) -> Source:

@@ -15,6 +15,7 @@ from hyperscene_plugin.errors import (
     OutOfMemoryError,
     UnsupportedModelError,
 )
+from hyperscene_plugin.hub import why_unavailable
 
 __all__ = ["load_pretrained"]
 
@@ -86,7 +87,10 @@ def _check_folder(name: str, folder: Path) -> None:
     """Refuse a path that is not there or lacks files, before any library is asked to guess."""
     looks_local = folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or folder.exists()
     if not looks_local and name != "demo":
-        return  # a hub id
+        reason = why_unavailable(name)
+        if reason is not None:
+            raise ModelNotFoundError(f"model {name!r} is not a folder here, and as a hub id {reason}")
+        return
     if not folder.exists():
         raise ModelNotFoundError(f"no model at {folder}: the folder does not exist; give a model folder or a hub id")
     if not folder.is_dir():

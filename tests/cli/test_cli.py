@@ -16,7 +16,7 @@ TEXT = (
     "where old letters are kept in wooden boxes that nobody has opened for years.\n\n"
     "Boris plays the drum in Lima. Every evening the band meets behind the market, and people from the whole quarter "
     "come to dance until the lamps are put out and the last tram has left.\n\n"
-    "Cleo repairs clocks in Turin. Customers bring pocket watches, tower bells and kitchen timers, and pay with cheese, "
+    "Cleo repairs clocks in Turin. Customers bring watches, tower bells and kitchen timers, and pay with cheese, "
     "wine or long stories about how the thing was broken.\n"
 )
 

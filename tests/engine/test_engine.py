@@ -209,7 +209,7 @@ def test_chat_messages_keep_speaker_and_date(engine):
 def test_errors_say_what_to_do(engine, tmp_path):
     with pytest.raises(InputError, match="blank"):
         engine.plan("  ", scope=ANNA)
-    with pytest.raises(InputError, match="nothing to remember|empty|blank"):
+    with pytest.raises(InputError, match=r"nothing to remember|empty|blank"):
         engine.remember("   ", scope=ANNA)
     with pytest.raises(BudgetError, match="no room"):
         engine.plan("word " * 5000, scope=ANNA)
