@@ -272,9 +272,10 @@ def _place_blobs(
     connection: sa.Connection, attachments: Attachments, seq: int, record: dict[str, Any], files: dict[str, str]
 ) -> int:
     """Enter the record's blobs that the scene does not have yet; a file shared by several is copied."""
-    held = dict(
-        connection.execute(sa.select(blobs.c.name, blobs.c.sha256).where(blobs.c.scene_seq == seq)).tuples().all()
-    )
+    held = {
+        row[0]: row[1]
+        for row in connection.execute(sa.select(blobs.c.name, blobs.c.sha256).where(blobs.c.scene_seq == seq))
+    }
     placed = 0
     for entry in record["blobs"]:
         info = BlobInfo(entry["name"], entry["size"], entry["sha256"])

@@ -25,7 +25,7 @@ def list_sources(connection: sa.Connection, visible: _Conditions) -> list[Source
     for start in range(0, len(rows), 500):
         numbers = [row[4] for row in rows[start : start + 500]]
         found = connection.execute(sa.select(scenes.c.seq, scenes.c.title).where(scenes.c.seq.in_(numbers)))
-        titles |= dict(found.tuples().all())
+        titles |= {row[0]: row[1] for row in found}
     return [
         SourceInfo(
             name, titles[seq], number, datetime.fromtimestamp(oldest, tz=UTC), datetime.fromtimestamp(newest, tz=UTC)
@@ -51,6 +51,6 @@ def scope_stats(connection: sa.Connection, visible: _Conditions) -> StoreStats:
         .where(*visible)
     )
     num_scenes, num_sources = connection.execute(counts).one()
-    num_vectors: dict[str, int] = dict(connection.execute(by_encoder).tuples().all())
+    num_vectors: dict[str, int] = {row[0]: row[1] for row in connection.execute(by_encoder)}
     num_blobs, num_bytes = connection.execute(files).one()
     return StoreStats(num_scenes, num_sources, num_vectors, num_blobs, int(num_bytes))
