@@ -47,7 +47,9 @@ class SentenceTransformerEncoder:
         if reason is not None:
             raise EncoderError(f"the sentence encoder {model!r} could not be loaded: {reason}. {_REMEDY}")
         try:
-            self._model: Any = SentenceTransformer(str(location), device=device, trust_remote_code=False)
+            self._model: Any = SentenceTransformer(
+                str(location), device=device, trust_remote_code=False, local_files_only=Path(location).exists()
+            )
         except Exception as error:  # the loader raises OSError, ValueError, RuntimeError and hub errors
             raise EncoderError(
                 f"the sentence encoder {model!r} could not be loaded ({type(error).__name__}: {error}). {_REMEDY}"

@@ -12,7 +12,7 @@ _SECONDS = 3.0
 
 
 def why_unavailable(model: str) -> str | None:
-    """Return ``None`` if ``model`` is a folder here, is in the hub's cache, or the hub can be reached; else the reason."""
+    """Return ``None`` if ``model`` is a folder here, is in the hub's cache, or the hub answers; else the reason."""
     if Path(model).expanduser().exists():
         return None
     from huggingface_hub import constants
@@ -30,7 +30,7 @@ def why_unavailable(model: str) -> str | None:
 @cache
 def _hub_failure(endpoint: str) -> str | None:
     """Ask the hub for one answer (through the user's proxy settings); any answer will do."""
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import get_session
 
     try:
         get_session().head(endpoint, timeout=_SECONDS)

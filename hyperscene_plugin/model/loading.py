@@ -44,7 +44,11 @@ def load_pretrained(
         raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}; got {dtype!r}")
     location = str(demo_model.weights_path()) if path_or_id == "demo" else path_or_id
     _check_folder(path_or_id, Path(location).expanduser())
-    common = {"revision": revision, "trust_remote_code": trust_remote_code}
+    common = {
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+        "local_files_only": Path(location).expanduser().exists(),  # a folder is never looked up on the hub
+    }
     config = _load_config(transformers, path_or_id, location, common)
     notes: tuple[str, ...] = ()
     if dtype == "auto" and config.dtype == torch.bfloat16 and not torch.cuda.is_available() and _is_small(location):
