@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import regex
+
 from hyperscene_plugin.text.lemmas import lemmatize
 from hyperscene_plugin.text.sentences import sentence_ends
 from hyperscene_plugin.types import Scene
@@ -12,6 +14,9 @@ from hyperscene_plugin.types import Scene
 __all__ = ["Citation", "cite"]
 
 _MINIMUM_SUPPORT = 0.5
+_ABSTENTION = regex.compile(
+    r"\b(?:do not|don['’]t|cannot|can['’]t) (?:know|say|tell|answer)\b|не знаю", regex.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +38,17 @@ class Citation:
 def cite(answer: str, scenes: Iterable[Scene], *, question: str = "", limit: int = 3) -> tuple[Citation, ...]:
     """Return up to ``limit`` sentences that hold the answer, best first; none when nothing holds half of it.
 
-    Among sentences with the same support, those that share more lemmas with the question come first. This shows
-    where an answer can be checked; it does not prove that the model used that sentence.
+    Among sentences with the same support, those that share more lemmas with the question (the speaker's name and
+    the title count as part of the sentence) come first. This shows where an answer can be checked; it does not
+    prove that the model used that sentence. An answer that says it does not know cites nothing.
     """
     wanted = set(lemmatize(answer))
-    if not wanted:
+    if not wanted or _ABSTENTION.search(answer):
         return ()
     asked = set(lemmatize(question)) - wanted
     ranked: list[tuple[float, float, Citation]] = []
     for scene in scenes:
+        around = set(lemmatize(f"{scene.speaker or ''} {scene.title or ''}"))
         for start, end in _sentences(scene.text):
             quote = scene.text[start:end]
             held = set(lemmatize(quote))
@@ -51,7 +58,7 @@ def cite(answer: str, scenes: Iterable[Scene], *, question: str = "", limit: int
             citation = Citation(
                 scene.id, scene.source_id, scene.message_ids, scene.start + start, scene.start + end, quote, support
             )
-            overlap = len(asked & held) / len(asked) if asked else 0.0
+            overlap = len(asked & (held | around)) / len(asked) if asked else 0.0
             ranked.append((support, overlap, citation))
     ranked.sort(key=lambda item: (-item[0], -item[1]))
     return tuple(citation for _, _, citation in ranked[:limit])

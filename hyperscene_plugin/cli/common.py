@@ -89,14 +89,14 @@ def encoder_setting(chosen: Settings) -> str | None:
 def open_engine(chosen: Settings, *, with_model: bool = True) -> Engine:
     """Open the store and, if wanted, load the model; a note on standard error while that takes time."""
     from hyperscene_plugin.engine import Engine
-    from hyperscene_plugin.model import LocalModel
+    from hyperscene_plugin.model import LocalModel, hide_library_bars
     from hyperscene_plugin.store import SceneStore
 
     store = SceneStore.open(chosen.store)
     try:
         with console().status("loading the model and the encoder…"):
             if with_model:
-                _hide_library_bars()
+                hide_library_bars()
             model = (
                 LocalModel.load(
                     chosen.model,
@@ -111,16 +111,6 @@ def open_engine(chosen: Settings, *, with_model: bool = True) -> Engine:
     except BaseException:
         store.close()
         raise
-
-
-def _hide_library_bars() -> None:
-    """Turn off transformers' own bars in this process: they would mix with JSON errors."""
-    from importlib.util import find_spec
-
-    if find_spec("transformers") is not None:
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def read_source(path: str) -> Source:

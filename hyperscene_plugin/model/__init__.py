@@ -10,10 +10,28 @@ from hyperscene_plugin.model.port import GenerationOptions, GenerationResult, La
 if TYPE_CHECKING:
     from hyperscene_plugin.model.hf import LocalModel
 
-__all__ = ["GenerationOptions", "GenerationResult", "LanguageModel", "LocalModel", "TextChunk", "Usage"]
+__all__ = [
+    "GenerationOptions",
+    "GenerationResult",
+    "LanguageModel",
+    "LocalModel",
+    "TextChunk",
+    "Usage",
+    "hide_library_bars",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name == "LocalModel":
         return import_module("hyperscene_plugin.model.hf").LocalModel
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def hide_library_bars() -> None:
+    """Turn off transformers' own progress bars in this process, for commands that show their own."""
+    from importlib.util import find_spec
+
+    if find_spec("transformers") is not None:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -84,6 +84,7 @@ def load_pretrained(
             f"for {sorted(report['mismatched_keys'])[:5]}; transformers would fill these with random numbers. "
             "Get the files again"
         )
+    tokenizer.model_max_length = int(1e30)  # the window is checked here, with an error and not with its warning
     return model.eval(), tokenizer, notes
 
 

@@ -29,6 +29,17 @@ def test_an_answer_no_scene_holds_gets_no_citation():
     assert cite("", segment(TEXT)) == ()
 
 
+def test_the_speaker_counts_as_part_of_the_sentence():
+    chat = [{"role": "user", "name": name, "content": "I drive a van."} for name in ("Oscar", "Nora")]
+    assert cite("a van", segment(chat), question="What does Nora drive?")[0].message_ids == segment(chat)[1].message_ids
+
+
+def test_an_answer_that_abstains_cites_nothing():
+    scenes = segment("I do not know the way. Я не знаю дороги.")
+    assert cite("I do not know.", scenes) == ()
+    assert cite("Не знаю.", scenes) == ()
+
+
 def test_inflected_answers_are_found_in_russian():
     scenes = segment("Анна живёт в Москве. Борис уехал в Казань.")
     assert cite("в Москву", scenes)[0].quote == "Анна живёт в Москве."

@@ -1,0 +1,135 @@
+"""What the demo measured → tables and plain sentences on a terminal."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hyperscene_plugin.demo.compare import Comparison
+from hyperscene_plugin.engine import Engine, RememberReport
+
+__all__ = ["print_comparisons", "print_memory", "print_model", "print_plan"]
+
+_DEMO_MODEL = (
+    "The bundled demo model is a few million parameters, trained by this project on a small made-up world. "
+    "It [bold]can[/] read short facts in its context (who lives where, works as what, locker numbers, birthdays …) and "
+    "say that it does not know, and quote a sentence. It [bold]cannot[/] converse, reason or understand a novel: on "
+    "the book it shows which scenes reach a model, not how well a real model would answer. "
+    "Use --model with a folder or hub id for that."
+)
+
+
+def print_model(console: Console, engine: Engine) -> None:
+    """Say which model and encoder run, and what the demo model can and cannot do."""
+    model = engine.model
+    assert model is not None
+    encoder = engine.encoder.name if engine.encoder else "none (lexical)"
+    console.print(
+        f"[bold]model[/] {escape(model.name)}: window {model.context_window} tokens, "
+        f"{model.kv_bytes_per_token / 1024:.1f} KiB of KV cache per token   [bold]encoder[/] {escape(encoder)}"
+    )
+    if model.name == "demo":
+        console.print(_DEMO_MODEL, style="dim")
+
+
+def print_memory(console: Console, remembered: Mapping[str, tuple[RememberReport, float]], engine: Engine) -> None:
+    """Say what was stored."""
+    table = Table("source", "scenes", "tokens", "full KV cache", "seconds to store", title="remembered")
+    assert engine.model is not None
+    for name, (report, seconds) in remembered.items():
+        kv = report.num_tokens * engine.model.kv_bytes_per_token
+        table.add_row(name, str(len(report.scene_ids)), f"{report.num_tokens:,}", _mib(kv), f"{seconds:.1f}")
+    console.print(table)
+
+
+def print_plan(console: Console, comparison: Comparison) -> None:
+    """Show one plan whole: which scenes, why, what was left out."""
+    console.print("[bold]one plan in full[/] (hyperscene explain shows this for any question)")
+    console.print(escape(str(comparison.planned.reply.plan)), style="dim")
+
+
+def print_comparisons(console: Console, comparisons: Sequence[Comparison]) -> None:
+    """Show every question both ways, then the totals."""
+    answers = Table("", "question", "full context", "scenes", "cited from", title="answers", show_lines=True)
+    costs = Table(
+        "",
+        "question",
+        "tokens",
+        "KV cache",
+        "first token, s",
+        "of which planning",
+        "faster",
+        title="cost: full context → scenes",
+    )
+    for item in comparisons:
+        full, planned = item.full, item.planned
+        outside = "" if full.fits else " *"
+        citation = planned.reply.citations[0] if planned.reply.citations else None
+        cited = (
+            f"{'+'.join(citation.message_ids) or citation.source_id} {citation.start}–{citation.end}: "
+            f"“{' '.join(citation.quote.split())[:80]}”"
+            if citation
+            else "–"
+        )
+        answers.add_row(
+            item.source,
+            escape(item.question),
+            _answer(item, full.answer) + outside,
+            _answer(item, planned.reply.text),
+            escape(cited),
+        )
+        costs.add_row(
+            item.source,
+            escape(item.question),
+            f"{full.prompt_tokens:,} → {planned.prompt_tokens:,} ({full.prompt_tokens / planned.prompt_tokens:.0f}×)",
+            f"{_mib(full.kv_bytes_whole)} → {_mib(planned.kv_bytes)}",
+            f"{full.seconds_to_first_token:.3f}{outside} → {planned.seconds_to_first_token:.3f}",
+            f"{planned.seconds_to_plan:.3f}",
+            f"{full.seconds_to_first_token / planned.seconds_to_first_token:.1f}×",
+        )
+    console.print(answers)
+    console.print(costs)
+    if any(not item.full.fits for item in comparisons):
+        console.print(
+            "* the whole source is longer than the model's window: the full-context run saw only the beginning that "
+            "fits, so its answer and time are those of the part; the tokens and the KV cache are of the whole.",
+            style="dim",
+        )
+    _print_totals(console, comparisons)
+
+
+def _print_totals(console: Console, comparisons: Sequence[Comparison]) -> None:
+    known = [item for item in comparisons if item.expected is not None]
+    right_full = sum(item.correct(item.full.answer) is True for item in known)
+    right_planned = sum(item.correct(item.planned.reply.text) is True for item in known)
+    fitting = [item for item in comparisons if item.full.fits]
+    console.print(
+        f"[bold]right answers[/] full context {right_full}/{len(known)}, scenes {right_planned}/{len(known)} "
+        "(questions with a known answer)"
+    )
+    if fitting:
+        tokens = statistics.median(item.full.prompt_tokens / item.planned.prompt_tokens for item in fitting)
+        faster = statistics.median(
+            item.full.seconds_to_first_token / item.planned.seconds_to_first_token for item in fitting
+        )
+        console.print(
+            f"[bold]where the full context fits[/] median {tokens:.1f}× fewer tokens and KV bytes, "
+            f"{faster:.1f}× faster to the first token, planning included"
+        )
+    notes = dict.fromkeys(note for item in comparisons for note in item.planned.reply.notes)
+    for note in notes:
+        console.print(f"[yellow]note:[/] {escape(note)}")
+
+
+def _answer(item: Comparison, answer: str) -> str:
+    colour = {True: "green", False: "red", None: "default"}[item.correct(answer)]
+    flat = " ".join(answer.split())
+    return f"[{colour}]{escape(flat[:120] + ('…' if len(flat) > 120 else ''))}[/]"
+
+
+def _mib(count: int) -> str:
+    return f"{count / 1024**2:.2f} MiB"
