@@ -8,13 +8,12 @@ import numpy as np
 
 from hyperscene_plugin.errors import BudgetError, InputError
 from hyperscene_plugin.text.auto_encoder import resolve_encoder
-from hyperscene_plugin.text.duplicates import find_duplicates
 from hyperscene_plugin.text.index import SceneIndex
 from hyperscene_plugin.text.rank import SceneScores, score_scenes
-from hyperscene_plugin.text.render import body, header, render
+from hyperscene_plugin.text.render import body, day, header, render
 from hyperscene_plugin.text.segment import segment
-from hyperscene_plugin.text.select import Selection, select_by_score
-from hyperscene_plugin.text.summary import score_centrality
+from hyperscene_plugin.text.select import Costs, Selection, select_by_score, select_with_novelty
+from hyperscene_plugin.text.summary import likeness_to, score_centrality
 from hyperscene_plugin.tokens import token_counter
 from hyperscene_plugin.types import (
     CompressionResult,
@@ -22,6 +21,7 @@ from hyperscene_plugin.types import (
     Encoder,
     KeptScene,
     Scene,
+    SceneKind,
     Source,
     TokenCounter,
 )
@@ -29,7 +29,7 @@ from hyperscene_plugin.types import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["compress", "compress_scenes"]
+__all__ = ["compress", "compress_scenes", "cut"]
 
 _SYSTEM_ROLES = ("system", "developer")
 _TARGET_TOKENS = 1
@@ -65,11 +65,19 @@ def compress(
     """
     _check_budget(max_tokens)
     counter = token_counter(tokenizer)
-    scenes = segment(
-        source, source_id=source_id, target_tokens=_TARGET_TOKENS, max_tokens_per_scene=_MAX_TOKENS, tokenizer=counter
-    )
+    scenes = cut(source, source_id=source_id, tokenizer=counter)
     whole = source if isinstance(source, str) else None
     return compress_scenes(scenes, query, max_tokens=max_tokens, tokenizer=counter, encoder=encoder, whole_text=whole)
+
+
+def cut(source: Source, *, source_id: str | None = None, tokenizer: object = None) -> list[Scene]:
+    """Cut ``source`` into the scenes that ``compress`` chooses from: sentences, and whole messages up to 160 tokens.
+
+    Smaller than a scene for storing (one to four sentences), because in a document often a single sentence counts.
+    """
+    return segment(
+        source, source_id=source_id, target_tokens=_TARGET_TOKENS, max_tokens_per_scene=_MAX_TOKENS, tokenizer=tokenizer
+    )
 
 
 def compress_scenes(
@@ -105,33 +113,75 @@ def compress_scenes(
         )
     loaded, notes = resolve_encoder(encoder)
     index = scenes if isinstance(scenes, SceneIndex) else SceneIndex.build(listed, encoder=loaded, vectors=vectors)
-    if query is None:
-        scores = score_centrality(index)
-    else:
-        use = loaded is not None and index.vectors is not None
-        scores = score_scenes(index, query, loaded.encode([query])[0] if use and loaded is not None else None)
-    selection, text = _select(index, scores, counter, max_tokens)
+    scores = score_centrality(index) if query is None else score_scenes(index, query, loaded)
+    selection, text = _select(index, scores, counter, max_tokens, with_novelty=query is None)
     return _result(index, scores, selection, text, counter, tokens_before, max_tokens, query, notes)
 
 
-def _select(index: SceneIndex, scores: SceneScores, counter: TokenCounter, budget: int) -> tuple[Selection, str]:
-    costs = index.token_counts(counter, [body(scene) + "\n" for scene in index.scenes])
-    headers: dict[tuple[str, str | None], int] = {}
-    groups = [headers.setdefault((scene.source_id, header(scene)), len(headers)) for scene in index.scenes]
-    group_costs = np.asarray(counter.count_many([f"{line}\n" if line else "" for _, line in headers]), dtype=np.int64)
+def _select(
+    index: SceneIndex, scores: SceneScores, counter: TokenCounter, budget: int, *, with_novelty: bool
+) -> tuple[Selection, str]:
+    """Choose scenes whose rendered text fits; the second round spends what joining the lines has saved."""
+    costs = _costs(index, counter)
     first = [place for place, scene in enumerate(index.scenes) if scene.role in _SYSTEM_ROLES]
-    selection = select_by_score(scores.total, costs, groups, group_costs, budget, find_duplicates(index.scenes), first)
+    never = _never(index)
+
+    def choose(estimated: int) -> tuple[Selection, str, int]:
+        if with_novelty:
+            chosen = select_with_novelty(
+                scores.total, likeness_to(index), costs, estimated, first=first, never=never | _repeated(index)
+            )
+        else:
+            chosen = select_by_score(scores.total, costs, estimated, repeats=index.repeats, first=first, never=never)
+        return _fitted(index, chosen, counter, budget)
+
+    selection, text, used = choose(budget)
+    if used < budget:
+        again, longer, more = choose(2 * budget - used)
+        if more > used and set(selection.chosen) <= set(again.chosen):
+            selection, text = again, longer
+    if not selection.chosen:
+        smallest = int(costs.bodies.min())
+        raise BudgetError(
+            f"max_tokens={budget} is smaller than the smallest of {len(index)} scenes ({smallest} tokens by "
+            f"{counter.name!r}, its title or date not counted); give a larger budget"
+        )
+    return selection, text
+
+
+def _fitted(index: SceneIndex, selection: Selection, counter: TokenCounter, budget: int) -> tuple[Selection, str, int]:
+    """Drop the last chosen until the rendered text fits; also return the text and its tokens."""
     chosen, reasons = list(selection.chosen), dict(selection.reasons)
     while chosen:
         text = render([index.scenes[place] for place in sorted(chosen)])
-        if counter.count(text) <= budget:
-            return Selection(chosen, reasons), text
+        used = counter.count(text)
+        if used <= budget:
+            return Selection(chosen, reasons), text, used
         reasons[chosen.pop()] = "budget"
-    smallest = int(costs.min())
-    raise BudgetError(
-        f"max_tokens={budget} is smaller than the smallest of {len(index)} scenes ({smallest} tokens by "
-        f"{counter.name!r}, its header not counted); give a larger budget"
-    )
+    return Selection(chosen, reasons), "", 0
+
+
+def _costs(index: SceneIndex, counter: TokenCounter) -> Costs:
+    runs: dict[tuple[str, str | None], int] = {}
+    of_run = [runs.setdefault((scene.source_id, day(scene.created_at)), len(runs)) for scene in index.scenes]
+    lines = [header(scene) for scene in index.scenes]
+    distinct = list(dict.fromkeys(lines))
+    sizes = dict(zip(distinct, counter.count_many([f"{line}\n" if line else "" for line in distinct]), strict=True))
+    bodies = index.token_counts(counter, [body(scene) + "\n" for scene in index.scenes])
+    return Costs(bodies, np.asarray(of_run), np.asarray([sizes[line] for line in lines]))
+
+
+def _never(index: SceneIndex) -> dict[int, str]:
+    """Headings are no candidates where there is anything else: the scenes under them carry them as their title."""
+    headings = [place for place, scene in enumerate(index.scenes) if scene.kind is SceneKind.HEADING]
+    blank = {place: "empty" for place, scene in enumerate(index.scenes) if not scene.text.strip()}
+    if len(headings) + len(blank) >= len(index):
+        return blank
+    return blank | dict.fromkeys(headings, "heading: shown as the title of its scenes")
+
+
+def _repeated(index: SceneIndex) -> dict[int, str]:
+    return {later: f"near-duplicate of scene {earlier}" for later, earlier in index.repeats.items()}
 
 
 def _result(

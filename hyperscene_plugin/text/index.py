@@ -10,16 +10,18 @@ import numpy as np
 from scipy import sparse
 
 from hyperscene_plugin.errors import InputError
+from hyperscene_plugin.text.lemmas import lemmatize
 from hyperscene_plugin.text.lexical import TermMatrix
+from hyperscene_plugin.text.links import fold, mention_matrix, title_words
+from hyperscene_plugin.text.render import day
+from hyperscene_plugin.types import Encoder, Scene, SceneKind, TokenCounter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hyperscene_plugin.types import Encoder, Scene, TokenCounter
+__all__ = ["SceneIndex", "embedding_text"]
 
-__all__ = ["SceneIndex"]
-
-_NEIGHBOUR_WEIGHT = 0.5
+_REACHES = {"near": (1, 0.5), "wide": (4, 0.8)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +30,7 @@ class SceneIndex:
 
     Attributes:
         scenes: in source order.
-        vectors: float32 unit vectors ``(scenes, dimension)`` of ``embedding_texts``, or ``None`` (lexical only).
+        vectors: float32 unit vectors ``(scenes, dimension)`` of ``embedding_text``, or ``None`` (lexical only).
         encoder_name: which encoder made ``vectors``.
     """
 
@@ -36,6 +38,8 @@ class SceneIndex:
     vectors: np.ndarray | None = None
     encoder_name: str | None = None
     _token_counts: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    _mixings: dict[str, sparse.csr_matrix] = field(default_factory=dict, repr=False)
+    _mixed_vectors: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @classmethod
     def build(
@@ -62,36 +66,110 @@ class SceneIndex:
         return len(self.scenes)
 
     @cached_property
-    def groups(self) -> np.ndarray:
-        """Which scenes belong together, shape ``(scenes,)``: the same source, and in a chat the same day."""
-        numbers: dict[tuple[str, str | None], int] = {}
-        keys = ((scene.source_id, scene.created_at) for scene in self.scenes)
-        return np.asarray([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+    def is_chat(self) -> bool:
+        """Whether these are chat messages rather than documents."""
+        return any(scene.message_ids for scene in self.scenes)
 
     @cached_property
-    def mixing(self) -> sparse.csr_matrix:
-        """Row-wise weights of a scene and its neighbours in the same group, shape ``(scenes, scenes)``."""
-        number = len(self.scenes)
-        beside = (self.groups[1:] == self.groups[:-1]).astype(np.float32) * _NEIGHBOUR_WEIGHT
-        return sparse.diags([beside, np.ones(number, dtype=np.float32), beside], [-1, 0, 1], format="csr")
+    def lemmas(self) -> list[list[str]]:
+        """The lemmas of each scene's own text, in order."""
+        return [lemmatize(scene.text) for scene in self.scenes]
 
     @cached_property
     def terms(self) -> TermMatrix:
         """Lemmas of each scene's title, speaker and text."""
-        return TermMatrix.build([lexical_text(scene) for scene in self.scenes])
+        heads: dict[tuple[str | None, str | None], list[str]] = {}
+        documents = []
+        for scene, lemmas in zip(self.scenes, self.lemmas, strict=True):
+            key = (scene.title, scene.speaker)
+            if key not in heads:
+                heads[key] = lemmatize("\n".join(part for part in key if part))
+            documents.append([*heads[key], *lemmas])
+        return TermMatrix.from_lemmas(documents)
 
     @cached_property
-    def window_terms(self) -> TermMatrix:
-        """Lemmas of each scene with its neighbours."""
-        return self.terms.spread(self.mixing)
+    def documents(self) -> np.ndarray:
+        """The document of each scene, numbered from 0 in order of appearance, shape ``(scenes,)``."""
+        numbers: dict[str, int] = {}
+        return np.asarray([numbers.setdefault(scene.source_id, len(numbers)) for scene in self.scenes], dtype=np.int64)
 
     @cached_property
-    def window_vectors(self) -> np.ndarray | None:
-        """Unit vectors of each scene with its neighbours, shape of ``vectors``."""
+    def leads(self) -> np.ndarray:
+        """Whether each scene is the first (not a heading) of its document, shape ``(scenes,)``."""
+        leads = np.zeros(len(self.scenes), dtype=bool)
+        seen: set[str] = set()
+        for place, scene in enumerate(self.scenes):
+            if scene.source_id not in seen and scene.kind is not SceneKind.HEADING:
+                seen.add(scene.source_id)
+                leads[place] = True
+        return leads
+
+    @cached_property
+    def titles(self) -> list[tuple[str, ...]]:
+        """Each document's title as lemmas; empty where it has none or shares it with another document."""
+        first: dict[int, Scene] = {}
+        for document, scene in zip(self.documents, self.scenes, strict=True):
+            first.setdefault(int(document), scene)
+        whole = [" ".join((scene.title or "").casefold().split()) for scene in first.values()]
+        return [
+            title_words(scene.title) if whole.count(title) == 1 else ()
+            for scene, title in zip(first.values(), whole, strict=True)
+        ]
+
+    @cached_property
+    def mentions(self) -> sparse.csr_matrix:
+        """Which scene names which other document, ``(scenes, documents)``."""
+        return mention_matrix([fold(words) for words in self.lemmas], self.documents, self.titles)
+
+    @cached_property
+    def repeats(self) -> dict[int, int]:
+        """Later scene → the first scene with the same speaker and words (case, endings, punctuation aside)."""
+        seen: dict[tuple[object, ...], int] = {}
+        twins: dict[int, int] = {}
+        for place, (scene, lemmas) in enumerate(zip(self.scenes, self.lemmas, strict=True)):
+            first = seen.setdefault((scene.speaker, tuple(lemmas) or scene.text.strip()), place)
+            if first != place:
+                twins[place] = first
+        return twins
+
+    def neighbourhood(self, reach: str) -> sparse.csr_matrix:
+        """Return weights of a scene and its neighbours, ``(scenes, scenes)``: ``"near"`` or ``"wide"``.
+
+        Near is one scene on each side at half weight; wide is four on each side, fading by .8 a step. Neighbours
+        belong to the same document or, in a chat, to the same day.
+        """
+        if reach not in self._mixings:
+            self._mixings[reach] = self._mixing(*_REACHES[reach])
+        return self._mixings[reach]
+
+    def neighbourhood_vectors(self, reach: str = "") -> np.ndarray:
+        """Return the unit vectors of each scene with its neighbours, shape of ``vectors``; ``""`` is the scene alone.
+
+        Raises:
+            InputError: the index has no vectors.
+        """
         if self.vectors is None:
-            return None
-        mixed = self.mixing @ self.vectors
-        return np.asarray(mixed / np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-9), dtype=np.float32)
+            raise InputError("this index has no vectors; build it with an encoder to use semantic scores")
+        if not reach:
+            return self.vectors
+        if reach not in self._mixed_vectors:
+            self._mixed_vectors[reach] = _unit(self.neighbourhood(reach) @ self.vectors)
+        return self._mixed_vectors[reach]
+
+    def _mixing(self, reach: int, decay: float) -> sparse.csr_matrix:
+        bands: list[np.ndarray] = [np.ones(len(self.scenes), dtype=np.float32)]
+        offsets = [0]
+        for distance in range(1, min(reach, len(self.scenes) - 1) + 1):
+            same = (self._runs[distance:] == self._runs[:-distance]).astype(np.float32) * decay**distance
+            bands += [same, same]
+            offsets += [distance, -distance]
+        return sparse.csr_matrix(sparse.diags(bands, offsets, dtype=np.float32))
+
+    @cached_property
+    def _runs(self) -> np.ndarray:
+        numbers: dict[tuple[str, str | None], int] = {}
+        keys = ((scene.source_id, day(scene.created_at)) for scene in self.scenes)
+        return np.asarray([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
     def token_counts(self, counter: TokenCounter, pieces: Sequence[str]) -> np.ndarray:
         """Return the tokens of each piece (one per scene); remembered per tokenizer name."""
@@ -103,11 +181,12 @@ class SceneIndex:
 
 
 def embedding_text(scene: Scene) -> str:
-    """Return what the encoder sees of a scene: its title, then its text."""
+    """Return what the encoder sees of a scene: its title or speaker, then its text."""
     text = scene.text.strip()
-    return f"{scene.title}: {text}" if scene.title else text
+    head = scene.title or scene.speaker
+    return f"{head}: {text}" if head else text
 
 
-def lexical_text(scene: Scene) -> str:
-    """Return what the lexical scores see of a scene: title, speaker and text."""
-    return "\n".join(part for part in (scene.title, scene.speaker, scene.text) if part)
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, 1e-9), dtype=np.float32)

@@ -6,11 +6,13 @@ spaces (Han, kana, Thai…) become overlapping character bigrams. Both libraries
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import regex
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["iter_words", "lemma", "lemmatize"]
 
@@ -29,7 +31,7 @@ def iter_words(text: str) -> Iterator[tuple[str, int, int]]:
 @lru_cache(maxsize=262_144)
 def lemma(word: str) -> str:
     """Return the case-folded lemma of one word; a word no dictionary knows comes back case-folded."""
-    folded = _CLITIC.sub("", word.casefold())
+    folded: str = _CLITIC.sub("", word.casefold())
     if _CYRILLIC.search(folded):
         return str(_russian().parse(folded)[0].normal_form).replace("ё", "е")
     if not folded.isascii() or not folded.isalpha():

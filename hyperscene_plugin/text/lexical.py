@@ -57,10 +57,6 @@ class TermMatrix:
         )
         return cls(vocabulary, counts)
 
-    def spread(self, mixing: sparse.csr_matrix) -> TermMatrix:
-        """Return the matrix of texts mixed with their neighbours: ``mixing`` is ``(texts, texts)``."""
-        return TermMatrix(self.vocabulary, sparse.csr_matrix(mixing @ self.counts))
-
     @cached_property
     def document_frequency(self) -> np.ndarray:
         """In how many texts each lemma stands, shape ``(lemmas,)``."""
@@ -70,28 +66,39 @@ class TermMatrix:
     def idf(self) -> np.ndarray:
         """Inverse document frequency of each lemma, always positive, shape ``(lemmas,)``."""
         frequency = self.document_frequency
-        return np.log1p((self.counts.shape[0] - frequency + 0.5) / (frequency + 0.5)).astype(np.float32)
+        return np.asarray(np.log1p((self.counts.shape[0] - frequency + 0.5) / (frequency + 0.5)), dtype=np.float32)
 
     @cached_property
-    def bm25_weights(self) -> sparse.csc_matrix:
-        """BM25 weight of each lemma in each text, by column for quick look-up."""
-        counts = self.counts
-        lengths = np.asarray(counts.sum(axis=1)).ravel()
-        mean_length = float(lengths.mean()) if len(lengths) and lengths.any() else 1.0
-        norm = (_K1 * (1 - _B + _B * lengths / mean_length)).astype(np.float32)
-        rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
-        data = counts.data * (_K1 + 1) / (counts.data + norm[rows]) * self.idf[counts.indices]
-        return sparse.csr_matrix((data, counts.indices, counts.indptr), shape=counts.shape).tocsc()
+    def lengths(self) -> np.ndarray:
+        """Lemmas in each text, shape ``(texts,)``."""
+        return np.asarray(self.counts.sum(axis=1), dtype=np.float32).ravel()
+
+    @cached_property
+    def by_column(self) -> sparse.csc_matrix:
+        """``counts`` stored by column, for quick look-up of a query's few lemmas."""
+        return self.counts.tocsc()
 
     def columns(self, terms: Sequence[str]) -> list[int]:
         """Return the columns of those terms that occur at all, without repeats, in order."""
         return [self.vocabulary[term] for term in dict.fromkeys(terms) if term in self.vocabulary]
 
-    def bm25(self, weights: dict[int, float]) -> np.ndarray:
-        """Return float32 scores of shape ``(texts,)`` for the columns and query weights given."""
-        scores = np.zeros(self.counts.shape[0], dtype=np.float32)
-        matrix = self.bm25_weights
-        for column, weight in weights.items():
-            start, end = matrix.indptr[column], matrix.indptr[column + 1]
-            scores[matrix.indices[start:end]] += weight * matrix.data[start:end]
-        return scores
+    def bm25(self, columns: Sequence[int], mixing: sparse.csr_matrix | None = None) -> np.ndarray:
+        """Score every text for the query lemmas in ``columns``.
+
+        Args:
+            columns: the query's lemmas, see ``columns``.
+            mixing: ``(texts, texts)`` weights of each text's neighbours; ``None`` scores the text alone.
+
+        Returns:
+            float32 scores, shape ``(texts,)``.
+        """
+        if not len(columns):
+            return np.zeros(self.counts.shape[0], dtype=np.float32)
+        counts = self.by_column[:, list(columns)].toarray()
+        lengths = self.lengths
+        if mixing is not None:
+            counts, lengths = mixing @ counts, mixing @ lengths
+        frequency = (counts > 0).sum(axis=0)
+        idf = np.log1p((len(counts) - frequency + 0.5) / (frequency + 0.5))
+        norm = _K1 * (1 - _B + _B * lengths / max(float(lengths.mean()), 1e-9))
+        return np.asarray((counts * (_K1 + 1) / (counts + norm[:, None] + 1e-9)) @ idf, dtype=np.float32)

@@ -1,10 +1,12 @@
-"""Chosen scenes → the text a model reads: source order, speakers, dates once a day, titles once a document."""
+"""Chosen scenes → the text a model reads: source order, speakers, dates once a day, titles where they are needed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import regex
+
+from hyperscene_plugin.text.lemmas import iter_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,6 +19,11 @@ _DAY = regex.compile(
     r"\d{4}-\d{2}-\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}|\d{4}/\d{1,2}/\d{1,2}"
     r"|\d{1,2}(?:st|nd|rd|th)?\s+\p{L}{3,}\.?,?\s+\d{4}|\p{L}{3,}\.?\s+\d{1,2}(?:st|nd|rd|th)?,?\s+\d{4}"
 )
+_YEAR_LAST = regex.compile(r"(.*\p{L}.*?)[,\s]+(\d{4})")
+_PARENTHESES = regex.compile(r"\s*\([^)]*\)")
+_PATH = " > "
+_NAMED_SHARE = 0.5
+"""A passage that holds this share of its title's words tells the reader by itself what it is about."""
 
 
 def day(created_at: str | None) -> str | None:
@@ -27,22 +34,25 @@ def day(created_at: str | None) -> str | None:
     return match.group() if match else created_at.strip()
 
 
-def header(scene: Scene) -> str | None:
-    """Return the line that a scene's run starts with: its day in brackets, its title, or nothing."""
+def header(scene: Scene, previous: Scene | None = None) -> str | None:
+    """Return the line that a run of scenes starts with when ``scene`` is its first: its day, its title, or nothing.
+
+    A year or an upper part of a title path that the header of ``previous`` has shown already is left out; so is a
+    title of which the scene's own text has at least half the words.
+    """
     date = day(scene.created_at)
-    title = scene.title
-    if title and " ".join(title.split()).casefold() in " ".join(scene.text.split()).casefold():
-        title = None
-    if date and title:
-        return f"[{date}] {title}"
-    return f"[{date}]" if date else title
+    if date and previous is not None:
+        date = _shorter_day(date, day(previous.created_at))
+    title = _shown_title(scene, previous)
+    if date:
+        return f"[{date}] {title}" if title else f"[{date}]"
+    return title
 
 
 def body(scene: Scene, previous: Scene | None = None) -> str:
-    """Return a scene's text, with its speaker in front unless ``previous`` is the same message's scene before it."""
+    """Return a scene's text, with its speaker in front unless ``previous`` is of the same message."""
     text = scene.text.strip()
-    same_message = previous is not None and scene.message_ids == previous.message_ids
-    if not scene.speaker or (same_message and previous is not None and previous.source_id == scene.source_id):
+    if not scene.speaker or (previous is not None and _message(previous) == _message(scene)):
         return text
     return f"{scene.speaker}: {text}"
 
@@ -56,14 +66,15 @@ def _pieces(scenes: Sequence[Scene]) -> Iterator[str]:
     previous: Scene | None = None
     for scene in scenes:
         if previous is None or _run(scene) != _run(previous):
-            line = header(scene)
+            line = header(scene, previous)
             if previous is not None:
                 yield "\n"
             if line:
                 yield f"{line}\n"
+            yield body(scene)
         else:
             yield _gap(previous, scene)
-        yield body(scene, previous)
+            yield body(scene, previous)
         previous = scene
 
 
@@ -71,9 +82,41 @@ def _run(scene: Scene) -> tuple[str, str | None, str | None]:
     return scene.source_id, day(scene.created_at), scene.title
 
 
+def _message(scene: Scene) -> tuple[str, tuple[str, ...], int]:
+    """What tells messages apart; a scene without message ids is a message of its own."""
+    return scene.source_id, scene.message_ids, 0 if scene.message_ids else scene.index
+
+
 def _gap(previous: Scene, scene: Scene) -> str:
     """What stands between two scenes of one run: the source's own blanks when they touch, else a newline."""
     if scene.message_ids == previous.message_ids and scene.start == previous.end:
-        blanks = previous.text[len(previous.text.rstrip()) :] + scene.text[: len(scene.text) - len(scene.text.lstrip())]
-        return blanks or ("" if previous.text.strip() else "\n")
+        own = previous.text[len(previous.text.rstrip()) :]
+        return own + scene.text[: len(scene.text) - len(scene.text.lstrip())]
     return "\n"
+
+
+def _shorter_day(date: str, shown: str | None) -> str:
+    match, before = _YEAR_LAST.fullmatch(date), _YEAR_LAST.fullmatch(shown or "")
+    return match.group(1) if match and before and match.group(2) == before.group(2) else date
+
+
+def _shown_title(scene: Scene, previous: Scene | None) -> str | None:
+    title = scene.title
+    if not title or scene.text.strip() == title:
+        return None
+    path = title.split(_PATH)
+    if previous is not None and previous.source_id == scene.source_id and previous.title:
+        before = previous.title.split(_PATH)
+        same = 0
+        while same < min(len(path) - 1, len(before)) and path[same] == before[same]:
+            same += 1
+        path = path[same:]
+    elif len(path) == 1 and _names_itself(title, scene.text):
+        return None
+    return _PATH.join(path)
+
+
+def _names_itself(title: str, text: str) -> bool:
+    words = [word.casefold() for word, _, _ in iter_words(_PARENTHESES.sub("", title) or title)]
+    held = {word.casefold() for word, _, _ in iter_words(text)}
+    return sum(word in held for word in words) >= _NAMED_SHARE * max(len(words), 1)
