@@ -29,8 +29,8 @@ _JOINING_GAP = regex.compile(r"[\s_*]+|\s?[-‐‑]\s?|\.\s+|['’]")
 _TITLE = word_set("mr mrs ms dr prof st sir lord lady capt col gen г-н г-жа князь граф")
 _LINK = word_set("of the de la von van der den du da di del фон де ван")
 _NO_OBJECT = word_set(
-    "be seem become appear look remain stand sit lie go come get grow keep say reply answer cry ask exclaim whisper shout",
-    "быть стать становиться",
+    "be seem become appear look remain stand sit lie go come get grow keep say reply answer cry ask exclaim whisper",
+    "shout быть стать становиться",
 )
 """Verbs whose next noun phrase is a complement or, after speech, the speaker."""
 
@@ -189,7 +189,14 @@ def _is_name(token: _Token, names: frozenset[str], *, inside: bool = False) -> b
         return False
     if token.info.is_function and form.casefold() not in names:
         return False
-    return inside or not token.opens or form.casefold() in names or form.casefold() in _TITLE
+    known = form.casefold() in names or form.casefold() in _TITLE
+    return inside or not token.opens or known or (_is_cyrillic(form) and _is_russian_name(form))
+
+
+def _is_russian_name(form: str) -> bool:
+    """Whether pymorphy3's likeliest reading is a first name, patronymic, surname or place."""
+    tag = parse_russian(form)[0].tag
+    return any(name in tag for name in ("Name", "Patr", "Surn", "Geox"))
 
 
 def _phrases(tokens: list[_Token], first: int, last: int) -> Iterable[_Candidate]:
@@ -209,6 +216,9 @@ def _phrases(tokens: list[_Token], first: int, last: int) -> Iterable[_Candidate
 def _is_verb_here(tokens: list[_Token], place: int, first: int) -> bool:
     info = tokens[place].info
     if "noun" not in info.classes and "adj" not in info.classes:
+        return True
+    followed = place + 1 < len(tokens) and "det" in tokens[place + 1].info.classes
+    if followed and "noun" not in info.classes:
         return True
     if place == first:
         return False

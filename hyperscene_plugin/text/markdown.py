@@ -39,7 +39,7 @@ _CODE_LIKE = regex.compile(r"[{}();=<>_$\\`]|^\s*(?:#|//|def |class |import |fro
 _TABLE_RULE = regex.compile(r"\s*\|?\s*:?-{1,}:?\s*(?:\|\s*:?-{1,}:?\s*)*\|?\s*$")
 _SPEECH_TAG = regex.compile(r"[,.!?…][ ]?[-–—]\s|[!?…][»”\"]?\s*$")
 _CYRILLIC = regex.compile(r"\p{Cyrillic}")
-_LOOK_AHEAD = 24
+_LOOK_AHEAD = 12
 """Lines (or items) looked at to tell code from indented prose and a list from dialogue; keeps scanning linear."""
 
 
@@ -172,7 +172,7 @@ def _indented_code_end(view: _Lines, i: int) -> int | None:
 def _table_end(view: _Lines, i: int) -> int | None:
     line = view.lines[i]
     if line.lstrip().lower().startswith("<table"):
-        last = min(len(view.lines), i + 5_000)
+        last = min(len(view.lines), i + 400)
         return next((j + 1 for j in range(i, last) if "</table>" in view.lines[j].lower()), None)
     if "|" not in line or i + 1 >= len(view.lines):
         return None

@@ -27,8 +27,8 @@ _SUFFIXES = shortest_first(
     "wards wise like some fold most th an ian ese let ling ster ure ing ed",
 )
 _OPEN_PREFIXES = word_set(
-    "counter inter trans under super hyper micro macro multi ultra pseudo semi anti auto fore over post non out mis dis",
-    "pre sub un re",
+    "counter inter trans under super hyper micro macro multi ultra pseudo semi anti auto fore over post non out mis",
+    "dis pre sub un re",
 )
 """Prefixes that still form new words freely; the others need a longer remainder."""
 _PREFIXES = longest_first(" ".join(_OPEN_PREFIXES), "extra intra self con com mid de in im il ir en em ex co up be a")
@@ -60,7 +60,7 @@ def _without_ending(word: str) -> tuple[str, str]:
             continue
         restored = _restored(stem)
         if ending in ("er", "est"):
-            if any(_is_graded(candidate) for candidate in restored):
+            if (base != word and base in restored) or any(_is_graded(candidate) for candidate in restored):
                 return stem, ending
         elif ending in ("s", "es"):
             if base != word and base in _singulars(stem, ending):
@@ -190,8 +190,8 @@ def _first_prefix(stem: str) -> str | None:
 
 
 _SHORT_PARTS = word_set(
-    "sun man men day way out off sea eye air car boy bed box sky ice bar any one how end top pot tea fly bag ear arm war",
-    "law net web hot red dry low six ten two all fog gun cup hat dog cow pig egg",
+    "sun man men day way out off sea eye air car boy bed box sky ice bar any one how end top pot tea fly bag ear arm",
+    "war law net web hot red dry low six ten two all fog gun cup hat dog cow pig egg",
 )
 
 

@@ -16,11 +16,12 @@ __all__ = ["cut_long", "sentence_ends"]
 _CLOSERS = "\"'”’»›)\\]}*_`"
 _STOP = regex.compile(
     r"[。！？｡．]+[」』）】〉》”’\"']*\s*"
-    rf"|(?P<stop>[.!?…‽؟۔।॥։።။។]+)(?P<close>(?:[{_CLOSERS}]|\[\d{{1,3}}\]|\d{{1,2}}(?=\s+\p{{Lu}}))*)"
+    rf"|(?P<stop>[.!?…‽؟۔।॥։።။។]+)(?P<close>[^\S\n]»|(?:[{_CLOSERS}]|\[\d{{1,3}}\]|\d{{1,2}}(?=\s+\p{{Lu}}))*)"
     r"(?:(?P<gap>\s+)|(?=[-–—]\s?\p{Lu}))"
     r"|(?<=[^\s\p{P}])\s*\n(?=[^\n:]{1,30}:\s)"
 )
 _OPENERS = regex.compile(r"[\"'“„‘«‹(\[{*_`¿¡\s]*(?P<dash>[-–—]+\s*)?[\"'“„‘«‹(\[{*_¿¡]*")
+_AFTER_SENTENCE = regex.compile(r"[!?…:]$|\p{L}{4,}\.$")
 _LAST_WORD = regex.compile(r"[\p{L}\p{M}\p{N}.\-'’]+$")
 _NEVER_LAST = word_set(
     # titles and forms of address
@@ -32,7 +33,7 @@ _NEVER_LAST = word_set(
     "mt ft ave blvd rd",
     # Russian: titles, places, references
     "г-н г-жа гг гр тов проф акад доц ген полк кап ред им ул пр просп пер пл наб бул ш обл респ пос дер см ср напр",
-    "рис табл илл гл стр св лат англ фр нем греч букв собств т.е т.н т.к т.о и.о в.и о-в р-н",
+    "рис табл илл гл стр изд св лат англ фр нем греч букв собств т.е т.н т.к т.о и.о в.и о-в р-н",
     # German, French, Spanish, Italian
     "z.b d.h u.a bzw ggf evtl vgl hr nr str bspw sog inkl zzgl m.e s.o",
     "m mm cie env av sra srta dña d ud uds sig sigg dott ing avv",
@@ -40,10 +41,18 @@ _NEVER_LAST = word_set(
     "jan feb apr aug sept oct nov dec янв февр авг сент окт нояб дек",
 )
 _BEFORE_DIGIT = word_set("no nos nr p pp pt art par § № с стр п пп ст гл рис табл т тт вып ок")
-_AFTER_DIGIT = word_set("г гг в вв руб коп тыс млн млрд трлн кг км см мм м ч мин сек экз чел шт р л лет")
-_MAY_END = word_set(
-    "etc inc ltd co corp bros a.m p.m am pm u.s u.k u.n e.u d.c b.c a.d ph.d b.a m.a m.d jr sr esq",
-    "т.д т.п т.ч др пр проч usw u.s.w ecc",
+_AFTER_DIGIT = word_set(
+    "г гг в вв руб коп тыс млн млрд трлн кг км см мм м ч мин сек экз чел шт р л лет h hrs min kg km cm mm lb lbs oz"
+)
+_MAY_END = word_set("etc usw u.s.w ecc т.д т.п т.ч др пр проч")
+"""Ends a sentence where a capital follows."""
+_ENDS_BEFORE_STARTER = word_set(
+    "inc ltd co corp bros a.m p.m am pm u.s u.k u.n e.u d.c b.c a.d ph.d b.a m.a m.d jr esq"
+)
+"""Ends a sentence only where one of ``_STARTERS`` follows: «the U.S. Senate», «in the U.S. He»."""
+_STARTERS = word_set(
+    "the a an this that these those he she it they we i you his her its their our my your in on at but and so then there",
+    "when while after before if as no not what who why how where for with from by to once now here yet however some",
 )
 _MONTHS = word_set("januar februar märz april mai juni juli august september oktober november dezember jahrhundert jh")
 _ONE_LETTER_WORDS = frozenset("я")
@@ -89,27 +98,29 @@ def _is_abbreviation(text: str, dot: int, start: int, place: int, following: str
         return False
     word = found.group().lstrip("'’-.")
     folded = word.casefold()
-    before = text[max(start, found.start() - 12) : found.start()].rstrip()
+    before = text[max(start, found.start() - 12) : found.start()].rstrip(" \t'’-.")
+    opens = text[max(start, found.start() - 12) : found.start()].rstrip()
     if not word:
         return False
     if word.isdigit():
-        if not before or before.endswith("\n") or text[start : found.start()].strip() == "":
+        if not opens or _AFTER_SENTENCE.search(opens):
             return len(word) <= 3  # «1. Item»
         return len(word) <= 2 and _word_at(text, place) in _MONTHS
     if folded in _AFTER_DIGIT and (before[-1:].isdigit() or _is_roman(before)):
         return following.isdigit() or folded in ("тыс", "млн", "млрд", "трлн", "руб")
     if folded in _MAY_END:
-        return following.isdigit() and folded in ("др", "пр", "co")
+        return following.isdigit() and folded in ("др", "пр")
+    if folded in _ENDS_BEFORE_STARTER:
+        return _word_at(text, place) not in _STARTERS
     if folded in _NEVER_LAST:
         return True
+    if len(word) == 1 and word.isupper():
+        return True  # an initial
     if folded in _BEFORE_DIGIT:
         return following.isdigit() or _is_roman(text[place : place + 4]) or (len(word) == 1 and word.islower())
-    last = folded.rpartition(".")[2]
-    if len(last) == 1 and last.isalpha():
-        if "." in word:  # «U.S.A.», «А.С.»: initials before a name, or an acronym that may end a sentence
-            return len(word) <= 3
-        return word.isupper() or folded not in _ONE_LETTER_WORDS
-    return False
+    if "." in word and len(folded.rpartition(".")[2]) == 1:
+        return len(word) <= 3  # «J.R. Smith» against «made in the U.S.S.R. Then»
+    return len(word) == 1 and word.isalpha() and folded not in _ONE_LETTER_WORDS
 
 
 def _word_at(text: str, place: int) -> str:

@@ -1,4 +1,4 @@
-"""Lines of words separated by blanks → a set of them, or a tuple in order of length: how word lists are written here."""
+"""Lines of words separated by blanks → a set of them, or a tuple in order of length: how word lists are kept."""
 
 from __future__ import annotations
 
