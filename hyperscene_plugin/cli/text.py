@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from hyperscene_plugin.cli.common import (
     EncoderOption,
@@ -18,6 +19,7 @@ from hyperscene_plugin.cli.common import (
     settings,
 )
 from hyperscene_plugin.errors import ConfigError
+from hyperscene_plugin.text.analysis import Analysis, analyse
 from hyperscene_plugin.text.compress import compress as compress_source
 from hyperscene_plugin.tokens import token_counter
 
@@ -27,6 +29,7 @@ __all__ = ["register"]
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
     app.command()(compress)
+    app.command()(analyze)
 
 
 def compress(
@@ -68,3 +71,45 @@ def compress(
     )
     for note in result.notes:
         console().print(f"[yellow]note:[/] {note}", highlight=False)
+
+
+def analyze(
+    file: Annotated[str, typer.Argument(help="Text or Markdown; .json/.jsonl of chat messages; - for standard input.")],
+    tokenizer: TokenizerOption = None,
+    language: Annotated[str | None, typer.Option("--language", help="ISO code: en, ru … (default: detected).")] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="With --json: every word's morphemes, every scene's couplings and groups.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the theme clustering.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Count the stages of a text: tokens, words, morphemes, endings, couplings, hypertokens, scenes, themes.
+
+    Says what each stage saves against tokens, also where it saves nothing.
+
+    Example: `hyperscene analyze book.md --tokenizer cl100k_base`
+    """
+    chosen = settings(tokenizer=tokenizer)
+    source = read_source(file)
+    with console().status("analysing…") as status:
+        analysis = analyse(
+            source,
+            tokenizer=chosen.tokenizer,
+            language=language,
+            seed=seed,
+            progress=lambda stage: status.update(f"analysing: {stage}…"),
+        )
+    if json:
+        print_json(analysis.to_dict(details=details))
+        return
+    _print_analysis(analysis)
+
+
+def _print_analysis(analysis: Analysis) -> None:
+    typer.echo(str(analysis))
+    largest = analysis.themes.themes[:5]
+    table = Table("largest themes", "scenes", "words", box=None)
+    for place, theme in enumerate(largest, 1):
+        table.add_row(str(place), str(len(theme.scenes)), ", ".join(theme.terms))
+    if largest:
+        console().print(table, highlight=False)
