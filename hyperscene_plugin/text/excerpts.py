@@ -15,6 +15,7 @@ from hyperscene_plugin.text.auto_encoder import resolve_encoder
 from hyperscene_plugin.text.compress import compress_scenes
 from hyperscene_plugin.text.index import SceneIndex
 from hyperscene_plugin.text.segment import segment
+from hyperscene_plugin.text.spans import Spans, cut, trim
 from hyperscene_plugin.tokens import token_counter
 from hyperscene_plugin.types import (
     CompressionResult,
@@ -26,10 +27,7 @@ from hyperscene_plugin.types import (
     TokenCounter,
 )
 
-__all__ = ["SPAN_SEPARATOR", "Excerpt", "Excerpts", "excerpt_documents"]
-
-SPAN_SEPARATOR = "\n"
-"""What stands in an excerpt's text where something of the document was left out."""
+__all__ = ["Excerpt", "Excerpts", "excerpt_documents"]
 
 _TARGET_TOKENS = 20
 """Scenes of about one sentence: a share of a page's budget is soon smaller than a scene of the usual size."""
@@ -41,12 +39,12 @@ _SLACK = 0.02
 class Excerpt:
     """What is left of one document.
 
-    ``text == SPAN_SEPARATOR.join(document.text[start:end] for start, end in spans)``; nothing kept is no spans.
+    ``text == spans.cut(document.text, spans)``; nothing kept is no spans.
     Tokens are those of the document's text before and after, without what is shown around it.
     """
 
     text: str
-    spans: tuple[tuple[int, int], ...]
+    spans: Spans
     tokens_before: int
     tokens_after: int
 
@@ -147,17 +145,14 @@ class _Page:
             else:
                 spans.append((scene.start, scene.end))
         trimmed = {
-            place: [span for span in (_trim(self.documents[place].text, *span) for span in spans) if span[0] < span[1]]
+            place: [span for span in (trim(self.documents[place].text, *span) for span in spans) if span[0] < span[1]]
             for place, spans in joined.items()
         }
         return {place: spans for place, spans in trimmed.items() if spans}
 
     def texts(self, scenes: Sequence[Scene], whole: set[int]) -> dict[int, str]:
         """Place → the text left of that document, for the documents that stay, in order."""
-        texts = {
-            place: SPAN_SEPARATOR.join(self.documents[place].text[start:end] for start, end in spans)
-            for place, spans in self.spans(scenes).items()
-        }
+        texts = {place: cut(self.documents[place].text, spans) for place, spans in self.spans(scenes).items()}
         texts |= {place: self.documents[place].text for place in self.fixed | whole}
         return dict(sorted(texts.items()))
 
@@ -241,8 +236,3 @@ def _everything(
 
 def _place(item: DroppedScene) -> tuple[int, int]:
     return int(item.scene.source_id), item.scene.start
-
-
-def _trim(text: str, start: int, end: int) -> tuple[int, int]:
-    piece = text[start:end]
-    return start + len(piece) - len(piece.lstrip()), end - (len(piece) - len(piece.rstrip()))

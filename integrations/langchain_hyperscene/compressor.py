@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, field_serializer, field_validator
 from hyperscene_plugin import CompressionResult, token_counter
 from hyperscene_plugin import Document as SourceDocument
 from hyperscene_plugin.text.excerpts import Excerpt, Excerpts, excerpt_documents
+from hyperscene_plugin.text.spans import span_metadata
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import Callbacks
@@ -162,13 +163,10 @@ def _finish(documents: Sequence[Document], excerpts: Excerpts) -> list[Document]
 
 
 def _with_excerpt(document: Document, excerpt: Excerpt) -> Document:
-    metadata = {
-        **document.metadata,
-        "hyperscene_spans": ",".join(f"{start}-{end}" for start, end in excerpt.spans),
-        "hyperscene_tokens_before": excerpt.tokens_before,
-        "hyperscene_tokens_after": excerpt.tokens_after,
-    }
-    return document.model_copy(update={"page_content": excerpt.text, "metadata": metadata})
+    spans = span_metadata(
+        excerpt.spans, excerpt.tokens_before, excerpt.tokens_after, document.page_content, document.metadata
+    )
+    return document.model_copy(update={"page_content": excerpt.text, "metadata": {**document.metadata, **spans}})
 
 
 class _EmbeddingsEncoder:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from hyperscene_plugin import Document
 from hyperscene_plugin.errors import BudgetError, InputError
-from hyperscene_plugin.text.excerpts import SPAN_SEPARATOR, Excerpts, excerpt_documents
+from hyperscene_plugin.text.excerpts import Excerpts, excerpt_documents
+from hyperscene_plugin.text.spans import cut, span_metadata
 
 LIGHTHOUSE = (
     "The storm of 1893 broke the lamp of the lighthouse. Maria Oliveira repaired it with glass from Lisbon. She was "
@@ -31,10 +32,6 @@ def words(text: str) -> int:
 
 def characters(text: str) -> int:
     return len(text)
-
-
-def spans_text(document: str, spans: tuple[tuple[int, int], ...]) -> str:
-    return SPAN_SEPARATOR.join(document[start:end] for start, end in spans)
 
 
 @given(
@@ -80,7 +77,7 @@ def test_the_budget_holds_and_spans_reconstruct(
     assert sum(tokenizer(part) for _, part in shown) <= max_tokens
     assert found.result.tokens_after <= max_tokens == found.result.max_tokens
     for document, excerpt in zip(documents, found.excerpts, strict=True):
-        assert excerpt.text == spans_text(document.text, excerpt.spans)
+        assert excerpt.text == "\n".join(document.text[start:end] for start, end in excerpt.spans)
         assert list(excerpt.spans) == sorted(excerpt.spans)
         assert excerpt.tokens_after == tokenizer(excerpt.text)
         assert excerpt.tokens_before == tokenizer(document.text)
@@ -156,3 +153,34 @@ def test_fixed_documents_that_leave_no_room_are_an_error() -> None:
 def test_no_documents_is_an_error() -> None:
     with pytest.raises(InputError, match="at least one document"):
         excerpt_documents([], max_tokens=20, tokenizer=words, encoder=None)
+
+
+@given(st.text("abc \n", min_size=1, max_size=40), st.data())
+def test_spans_of_a_cut_text_lead_back_to_the_first_text(text: str, data: st.DataObject) -> None:
+    def draw(length: int) -> tuple[tuple[int, int], ...]:
+        edges = sorted(data.draw(st.sets(st.integers(0, length), min_size=2, max_size=6)))
+        return tuple(zip(edges[0::2], edges[1::2], strict=False))
+
+    once = draw(len(text))
+    first = cut(text, once)
+    metadata = span_metadata(once, 9, 8, text, {})
+    twice = draw(len(first))
+    again = span_metadata(twice, 8, 5, first, metadata)
+    written = str(again["hyperscene_spans"])
+    spans = [(int(low), int(high)) for low, high in (span.split("-") for span in written.split(",") if span)]
+    joined = "".join(text[low:high] for low, high in spans)
+    separators = {place for place, (low, _) in enumerate(once) if place}  # each is one newline of the cut text
+    places, place = set(), -1
+    for number, (low, high) in enumerate(once):
+        if number in separators:
+            places.add(place)
+        place += high - low + 1
+    expected = "".join(first[spot] for low, high in twice for spot in range(low, high) if spot not in places)
+    assert joined == expected
+    assert (again["hyperscene_tokens_before"], again["hyperscene_tokens_after"]) == (9, 5)
+
+
+@pytest.mark.parametrize("written", ["0-3", "3-0,4-9", "x", "", "0-2,1-9", 7, "0-99999"])
+def test_spans_that_cannot_be_the_texts_are_not_believed(written: object) -> None:
+    found = span_metadata(((1, 4),), 9, 5, "some text", {"hyperscene_spans": written, "hyperscene_tokens_before": 70})
+    assert found == {"hyperscene_spans": "1-4", "hyperscene_tokens_before": 9, "hyperscene_tokens_after": 5}

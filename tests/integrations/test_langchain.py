@@ -189,7 +189,11 @@ def test_an_embedding_model_of_the_app_serves_as_encoder(embeddings: MiniLMEmbed
 
 def test_it_works_in_a_pipeline() -> None:
     pipeline = DocumentCompressorPipeline(transformers=[compressor(300), compressor(100)])
-    assert COUNTER.count(shown(pipeline.compress_documents(documents(), QUESTION))) <= 100
+    found = pipeline.compress_documents(documents(), QUESTION)
+    assert COUNTER.count(shown(found)) <= 100
+    for document in found:  # the spans are those of the first text, not of what the first compressor left
+        assert document.page_content == reconstructed(document, CORPUS[document.id or ""])
+        assert document.metadata["hyperscene_tokens_before"] == COUNTER.count(CORPUS[document.id or ""])
 
 
 class Recorder(BaseCallbackHandler):

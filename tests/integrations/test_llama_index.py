@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +18,8 @@ from llama_index.core.schema import (
     BaseNode,
     Document,
     ImageNode,
+    IndexNode,
+    MediaResource,
     MetadataMode,
     NodeRelationship,
     NodeWithScore,
@@ -267,6 +270,19 @@ def test_images_and_blank_nodes_pass_through_and_count() -> None:
     assert COUNTER.count(shown(kept)) <= 150
     with pytest.raises(BudgetError, match="kept whole"):
         HyperscenePostprocessor(max_tokens=4, encoder=None).postprocess_nodes(items, query_str=QUESTION)
+
+
+def test_a_document_with_an_image_passes_through_and_an_index_node_keeps_its_object() -> None:
+    picture = Document(text=CORPUS["garden"][:90], image_resource=MediaResource(path=Path("garden.png")), id_="picture")
+    target = object()
+    pointer = IndexNode(text=CORPUS["lighthouse"], index_id="other", obj=target, id_="pointer")
+    items = scored([picture, pointer])
+    kept = HyperscenePostprocessor(max_tokens=100, encoder=None).postprocess_nodes(items, query_str=QUESTION)
+    assert kept[0] is items[0]
+    pointing = kept[1].node
+    assert isinstance(pointing, IndexNode)
+    assert (pointing.obj, pointing.index_id) == (target, "other")
+    assert ANSWER in pointing.text != pointer.text
 
 
 def test_no_nodes_are_no_nodes() -> None:

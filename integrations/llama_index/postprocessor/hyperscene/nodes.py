@@ -7,13 +7,9 @@ from typing import Any
 from llama_index.core.schema import BaseNode, ImageNode, MediaResource, Node, NodeWithScore, TextNode
 
 from hyperscene_plugin.text.excerpts import Excerpt
+from hyperscene_plugin.text.spans import METADATA_KEYS, span_metadata
 
-__all__ = ["SPANS_KEY", "TOKENS_AFTER_KEY", "TOKENS_BEFORE_KEY", "node_text", "with_excerpt", "with_text"]
-
-SPANS_KEY = "hyperscene_spans"
-TOKENS_BEFORE_KEY = "hyperscene_tokens_before"
-TOKENS_AFTER_KEY = "hyperscene_tokens_after"
-_KEYS = (SPANS_KEY, TOKENS_BEFORE_KEY, TOKENS_AFTER_KEY)
+__all__ = ["node_text", "with_excerpt", "with_text"]
 
 
 def node_text(node: BaseNode) -> str | None:
@@ -45,11 +41,9 @@ def with_text(node: BaseNode, text: str) -> BaseNode:
 def with_excerpt(item: NodeWithScore, excerpt: Excerpt) -> NodeWithScore:
     """Return ``item`` with the excerpt for its text and, out of the model's sight, the spans it came from."""
     node = with_text(item.node, excerpt.text)
-    node.metadata |= {
-        SPANS_KEY: ",".join(f"{start}-{end}" for start, end in excerpt.spans),
-        TOKENS_BEFORE_KEY: excerpt.tokens_before,
-        TOKENS_AFTER_KEY: excerpt.tokens_after,
-    }
+    node.metadata |= span_metadata(
+        excerpt.spans, excerpt.tokens_before, excerpt.tokens_after, node_text(item.node) or "", item.node.metadata
+    )
     for excluded in (node.excluded_llm_metadata_keys, node.excluded_embed_metadata_keys):
-        excluded.extend(key for key in _KEYS if key not in excluded)
+        excluded.extend(key for key in METADATA_KEYS if key not in excluded)
     return NodeWithScore(node=node, score=item.score)
