@@ -56,11 +56,11 @@ def test_remember_ask_explain_and_forget(cli):
     assert first["source_ids"] == ["notes.md"]
     assert as_json(cli("remember", "notes.md", "--json"))["added"] == 0
 
-    answer = as_json(cli("ask", "Who plays the drum?", "--max-tokens", "300", "--max-new-tokens", "5", "--json"))
+    answer = as_json(cli("ask", "Who plays the drum?", "--max-tokens", "400", "--max-new-tokens", "5", "--json"))
     assert answer["usage"]["completion_tokens"] <= 5
     assert "Boris" in answer["plan"]["messages"][0]["content"]
 
-    code, out, _ = cli("explain", "Who plays the drum?", "--max-tokens", "300", "--all")
+    code, out, _ = cli("explain", "Who plays the drum?", "--max-tokens", "400", "--all")
     assert code == 0
     assert "in the prompt:" in out
 
