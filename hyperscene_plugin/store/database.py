@@ -109,12 +109,23 @@ class Database:
         try:
             with self.read() as connection:
                 version = read_version(connection, self.label)
+            if self.is_sqlite:
+                self._write_ahead()
             if version < SCHEMA_VERSION:
                 with self.write() as connection:
                     migrate(connection, self.label)
         except BaseException:
             self.engine.dispose()
             raise
+
+    def _write_ahead(self) -> None:
+        """Have SQLite keep a write-ahead log: readers go on while one writes. The file remembers the setting."""
+        with self._mapped():
+            raw = self.engine.raw_connection()
+            try:
+                self._insist(raw.driver_connection, "PRAGMA journal_mode = WAL")
+            finally:
+                raw.close()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -232,7 +243,8 @@ class Database:
             )
         if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR")):
             return StoreError(
-                f"{self.label}: {found}; nothing was written. Check the rights and the free space of its folder"
+                f"{self.label}: {found}; nothing was written. It has to be in a folder "
+                "that exists, that you may write to, and that has free space"
             )
         if not self.is_sqlite and not state:
             return StoreError(f"{self.label}: the server cannot be reached ({found}). Check that it runs and the URL")
@@ -279,6 +291,7 @@ def _create_file(path: Path, busy_timeout: float) -> None:
         engine = _sqlite_engine(draft, busy_timeout, "FULL")
         try:
             database = Database(engine, str(path), busy_timeout=busy_timeout, path=draft)
+            database._write_ahead()
             with database.write() as connection:
                 migrate(connection, str(path))
         finally:
@@ -306,7 +319,6 @@ def _sqlite_engine(path: Path, busy_timeout: float, synchronous: str) -> sa.Engi
     def _configure(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # transactions are begun below, by name
         for pragma in (
-            "journal_mode = WAL",
             f"synchronous = {synchronous}",
             "secure_delete = ON",
             "foreign_keys = ON",

@@ -127,8 +127,8 @@ def test_killed_at_any_moment(tmp_path: Path, seed: int) -> None:
                 by_batch[found.message_ids[0]] = by_batch.get(found.message_ids[0], 0) + 1
             assert set(by_batch.values()) <= {7, 8}, "a batch is half there"
             assert store.stats(USER).vectors.get("e", 0) == len(there)
-            for name, batch in with_blob.items():
-                assert store.get_blob(name, USER, "kv") == f"blob of {batch} ".encode() * 5000
+            for name, number in with_blob.items():
+                assert store.get_blob(name, USER, "kv") == f"blob of {number} ".encode() * 5000
             report = store.doctor()
             assert report.problems == ()
             rows = store.stats(USER).blobs

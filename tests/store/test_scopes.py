@@ -71,7 +71,7 @@ def test_a_planted_secret_is_out_of_reach(store: SceneStore, scene: MakeScene, t
     assert store.stats(stranger).scenes == store.count(stranger) == 1
     assert len(store.sources(stranger)) == 1
     for mode in ("text", "vector", "hybrid"):
-        found = store.search("xylophone password", stranger, vector=np.eye(2)[0], encoder_name="e", mode=mode)  # type: ignore[arg-type]
+        found = store.search("xylophone password", stranger, vector=np.eye(2)[0], encoder_name="e", mode=mode)
         assert planted not in {hit.scene.id for hit in found}
     assert store.get_vectors([planted], stranger, "e") is None
     assert store.get_state(stranger, "key") is None

@@ -129,10 +129,10 @@ def test_a_small_scope_gets_its_full_share(tmp_path: Path, unit: UnitRows) -> No
         few = [Scene(f"a ship of {i} and more words", "small", i, i + 1, metadata={"n": i % 2}) for i in range(20)]
         store.add(few, small, vectors=rows[5100:5120], encoder_name="e")
         for mode in ("text", "vector", "hybrid"):
-            found = store.search("ship", small, vector=rows[0], encoder_name="e", mode=mode, top_k=10)  # type: ignore[arg-type]
+            found = store.search("ship", small, vector=rows[0], encoder_name="e", mode=mode, top_k=10)
             assert len(found) == 10
             only = SceneFilter(source_id="small", metadata={"n": 1})
-            found = store.search("ship", Scope("u"), vector=rows[0], encoder_name="e", mode=mode, top_k=10, where=only)  # type: ignore[arg-type]
+            found = store.search("ship", Scope("u"), vector=rows[0], encoder_name="e", mode=mode, top_k=10, where=only)
             assert len(found) == 10
             assert {hit.scene.metadata["n"] for hit in found} == {1}
 
@@ -156,10 +156,10 @@ def test_an_index_follows_other_stores_on_the_same_file(tmp_path: Path, unit: Un
             if step % 10 == 9:
                 query = {"vector": vectors[step], "encoder_name": "e", "top_k": 20}
                 with SceneStore.open(tmp_path / "s.db") as fresh:
-                    expected = fresh.search(f"w{step % 7} ship", USER, **query)  # type: ignore[arg-type]
+                    expected = fresh.search(f"w{step % 7} ship", USER, **query)
                 assert len(expected) == 20
                 for store in (one, two):
-                    found = store.search(f"w{step % 7} ship", USER, **query)  # type: ignore[arg-type]
+                    found = store.search(f"w{step % 7} ship", USER, **query)
                     assert [hit.scene.id for hit in found] == [hit.scene.id for hit in expected]
 
 
