@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hyperscene_plugin.store import SceneStore
     from hyperscene_plugin.text.analysis import analyse
     from hyperscene_plugin.text.compress import compress
+    from hyperscene_plugin.text.excerpts import Excerpt, Excerpts, excerpt_documents
     from hyperscene_plugin.text.segment import segment
     from hyperscene_plugin.tokens import token_counter
 
@@ -41,6 +42,8 @@ __all__ = [
     "DroppedScene",
     "Encoder",
     "Engine",
+    "Excerpt",
+    "Excerpts",
     "HypersceneError",
     "KeptScene",
     "LocalModel",
@@ -53,6 +56,7 @@ __all__ = [
     "TokenCounter",
     "analyse",
     "compress",
+    "excerpt_documents",
     "load_encoder",
     "segment",
     "token_counter",
@@ -60,11 +64,14 @@ __all__ = [
 
 _LAZY = {
     "Engine": "hyperscene_plugin.engine",
+    "Excerpt": "hyperscene_plugin.text.excerpts",
+    "Excerpts": "hyperscene_plugin.text.excerpts",
     "LocalModel": "hyperscene_plugin.model",
     "SceneStore": "hyperscene_plugin.store",
     "SentenceTransformerEncoder": "hyperscene_plugin.encoder",
     "analyse": "hyperscene_plugin.text.analysis",
     "compress": "hyperscene_plugin.text.compress",
+    "excerpt_documents": "hyperscene_plugin.text.excerpts",
     "load_encoder": "hyperscene_plugin.encoder",
     "segment": "hyperscene_plugin.text.segment",
     "token_counter": "hyperscene_plugin.tokens",

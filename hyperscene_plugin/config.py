@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, validate_default=True)
 
     store: str = Field(
-        default_factory=lambda: str(user_data_path("hyperscene") / "scenes.db"),
+        default_factory=lambda: str(user_data_path("hyperscene", ensure_exists=True) / "scenes.db"),
         description="Scene store: a file (SQLite) or a database URL (postgresql+psycopg://…).",
     )
     model: str = Field("demo", description="Local model: 'demo' (bundled), a folder, or a hub id.")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from hyperscene_plugin import __version__
@@ -23,7 +24,7 @@ from hyperscene_plugin.cli.common import (
     settings,
 )
 from hyperscene_plugin.config import Settings, config_file
-from hyperscene_plugin.errors import HypersceneError
+from hyperscene_plugin.errors import HypersceneError, MissingPackageError
 
 __all__ = ["register"]
 
@@ -72,7 +73,7 @@ def doctor(
         table = Table("what", "status", "detail", box=None)
         colours = {"ok": "green", "off": "yellow", "fail": "red"}
         for check in checks:
-            table.add_row(check.name, f"[{colours[check.status]}]{check.status}[/]", check.detail)
+            table.add_row(check.name, f"[{colours[check.status]}]{check.status}[/]", escape(check.detail))
         console().print(table, highlight=False)
     if any(check.status == "fail" for check in checks):
         raise typer.Exit(1)
@@ -100,6 +101,8 @@ def _package(name: str) -> Check:
 def _tried(name: str, look: Callable[[], Check]) -> Check:
     try:
         return look()
+    except MissingPackageError as error:
+        return Check(name, "off", str(error))
     except HypersceneError as error:
         return Check(name, "fail", str(error))
 

@@ -124,7 +124,7 @@ def ask(
     typer.echo("")
     for citation in reply.citations:
         place = f"{citation.source_id} {citation.start}–{citation.end}"
-        console().print(f"  [dim]{place}: “{' '.join(citation.quote.split())}”[/]", markup=True, highlight=False)
+        console().print(f"  {place}: “{' '.join(citation.quote.split())}”", style="dim", markup=False, highlight=False)
     plan, usage = reply.plan, reply.result.usage
     console().print(
         f"[dim]{len(plan.activations)} scenes, {plan.tokens_before} → {plan.tokens_after} tokens, "
@@ -172,4 +172,4 @@ def explain(
 
 def _print_notes(notes: tuple[str, ...]) -> None:
     for note in notes:
-        console().print(f"[yellow]note:[/] {note}", highlight=False)
+        console().print(f"note: {note}", style="yellow", markup=False, highlight=False)

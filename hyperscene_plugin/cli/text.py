@@ -70,7 +70,7 @@ def compress(
         highlight=False,
     )
     for note in result.notes:
-        console().print(f"[yellow]note:[/] {note}", highlight=False)
+        console().print(f"note: {note}", style="yellow", markup=False, highlight=False)
 
 
 def analyze(
