@@ -26,7 +26,7 @@ from hyperscene_plugin.text.word_classes import english_forms, parse_russian, ru
 __all__ = ["Cut", "align", "main", "read_english", "read_russian"]
 
 _ENGLISH_ENDINGS = frozenset({"s", "ed", "ing", "est", "es"})
-_MORFESSOR_WORDS = 30_000
+_MORFESSOR_WORDS = 6_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +165,14 @@ def _shared(a: str, b: str) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _morfessor(words: Iterable[str], seed: int) -> Splitter:
+def _morfessor(words: Iterable[str], count: int, seed: int) -> Splitter:
     """Morfessor 2 (recursive training) on a sample of the dictionary; its last piece stands for the ending."""
     import morfessor  # type: ignore[import-untyped]
 
     sample = sorted(words)
     random.Random(seed).shuffle(sample)
     model: Any = morfessor.BaselineModel(corpusweight=1.0)
-    model.load_data([(1, word) for word in sample[:_MORFESSOR_WORDS]])
+    model.load_data([(1, word) for word in sample[:count]])
     random.seed(seed)
     model.train_batch(finish_threshold=0.01)
 
@@ -217,6 +217,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="folder with the two annotated files")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--morfessor-words", type=int, default=_MORFESSOR_WORDS, help="dictionary words it learns from")
     parser.add_argument("--no-morfessor", action="store_true", help="skip the slowest baseline")
     options = parser.parse_args(arguments)
     english, russian = (
@@ -237,9 +238,9 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     if not options.no_morfessor:
         words = (form for forms in english_forms().values() for form in forms)
-        systems.append(("en", "morfessor", _morfessor(words, options.seed)))
-        known = set(_russian_words(3 * _MORFESSOR_WORDS, options.seed))
-        systems.append(("ru", "morfessor", _morfessor(known, options.seed)))
+        systems.append(("en", "morfessor", _morfessor(words, options.morfessor_words, options.seed)))
+        known = set(_russian_words(3 * options.morfessor_words, options.seed))
+        systems.append(("ru", "morfessor", _morfessor(known, options.morfessor_words, options.seed)))
     print(f"en: {len(english_gold):,} distinct words, {skipped:,} left out (no alignment); ru: {len(russian_gold):,}")
     print(f"{'':24}{'boundaries  P / R / F1':>26}{'endings  P / R / F1':>26}{'exact':>8}")
     results: dict[str, dict[str, dict[str, float]]] = {"en": {}, "ru": {}}

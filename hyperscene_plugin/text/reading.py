@@ -33,8 +33,8 @@ def read_text_file(path: str | Path) -> str:
     must decode every byte.
 
     Raises:
-        InputError: no such file, a folder, not readable, empty or blank, binary, or in no encoding that decodes
-            every byte.
+        InputError: no such file, a folder, not readable, empty or blank, binary, damaged UTF-8, or in no
+            encoding that decodes every byte.
     """
     path = Path(path)
     try:
@@ -60,7 +60,12 @@ def _decoded(data: bytes, path: Path) -> str:
     if not _looks_binary(data):
         try:
             return data.decode("utf-8")
-        except UnicodeDecodeError:
+        except UnicodeDecodeError as error:
+            if _is_damaged_utf8(data):
+                raise InputError(
+                    f"{path}: UTF-8 but for byte {error.start:,} ({data[error.start]:#04x}), and perhaps more; nothing "
+                    "is dropped or guessed. Repair the file, or decode it with errors='replace' and pass the text"
+                ) from error
             return _detected(data, path)
     wide = _wide_encoding(data)
     if wide is not None:
@@ -69,6 +74,12 @@ def _decoded(data: bytes, path: Path) -> str:
         f"{path}: this is a binary file ({len(data):,} bytes, control bytes among the first); expected text. "
         "Convert it (PDF, DOCX, …) to text or Markdown first"
     )
+
+
+def _is_damaged_utf8(data: bytes) -> bool:
+    """Whether fewer than one in fifty of the characters beyond ASCII fail to decode as UTF-8."""
+    text = data.decode("utf-8", "replace")
+    return text.count("\ufffd") * 50 < len(text) - len(text.encode("ascii", "ignore"))
 
 
 def _looks_binary(data: bytes) -> bool:

@@ -51,8 +51,8 @@ _ENDS_BEFORE_STARTER = word_set(
 )
 """Ends a sentence only where one of ``_STARTERS`` follows: «the U.S. Senate», «in the U.S. He»."""
 _STARTERS = word_set(
-    "the a an this that these those he she it they we i you his her its their our my your in on at but and so then there",
-    "when while after before if as no not what who why how where for with from by to once now here yet however some",
+    "the a an this that these those he she it they we i you his her its their our my your in on at but and so then",
+    "there when while after before if as no not what who why how where for with from by to once now here yet however",
 )
 _MONTHS = word_set("januar februar märz april mai juni juli august september oktober november dezember jahrhundert jh")
 _ONE_LETTER_WORDS = frozenset("я")

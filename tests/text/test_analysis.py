@@ -150,4 +150,4 @@ def test_nothing_to_analyse_is_an_input_error() -> None:
         analyse([], tokenizer=word_tokens)
     scene = segment("One.")[0]
     with pytest.raises(InputError, match="1 of 2 items are scenes"):
-        analyse([scene, "two"], tokenizer=word_tokens)  # type: ignore[list-item]
+        analyse([scene, "two"], tokenizer=word_tokens)  # type: ignore[arg-type]

@@ -53,14 +53,8 @@ def test_a_missing_file_and_a_folder_are_input_errors(tmp_path: Path) -> None:
         read_text_file(tmp_path)
 
 
-def test_a_truncated_utf8_file_loses_nothing(tmp_path: Path) -> None:
-    """A file cut inside a character is not UTF-8 any more; every byte must still be accounted for."""
+def test_damaged_utf8_is_named_and_not_guessed(tmp_path: Path) -> None:
     path = tmp_path / "cut.txt"
-    data = RUSSIAN.encode()[:-3]
-    path.write_bytes(data + b"\xd0")
-    try:
-        text = read_text_file(path)
-    except InputError as error:
-        assert "UTF-8" in str(error)
-    else:
-        assert len(text) >= len(data) // 2
+    path.write_bytes(RUSSIAN.encode() + b"\xd0")
+    with pytest.raises(InputError, match=rf"UTF-8 but for byte {len(RUSSIAN.encode()):,} \(0xd0\)"):
+        read_text_file(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,7 +39,7 @@ def test_splitting_at_every_full_stop_would_fail_the_marked_text() -> None:
 def test_ends_rise_and_reach_the_end(text: str) -> None:
     ends = sentence_ends(text)
     assert ends[-1] == len(text)
-    assert all(a < b for a, b in zip(ends, ends[1:], strict=False))
+    assert all(a < b for a, b in pairwise(ends))
 
 
 @given(st.text(min_size=1, max_size=200), st.integers(1, 9))
@@ -46,7 +48,7 @@ def test_cuts_rise_and_reach_the_end(text: str, pieces: int) -> None:
     ends = cut_long(text, 0, len(text), pieces)
     assert ends[-1] == len(text)
     assert len(ends) <= pieces
-    assert all(a < b for a, b in zip(ends, ends[1:], strict=False))
+    assert all(a < b for a, b in pairwise(ends))
 
 
 def test_cuts_fall_at_clauses_then_words_and_never_in_a_grapheme() -> None:
