@@ -51,10 +51,12 @@ def load_pretrained(
     }
     config = _load_config(transformers, path_or_id, location, common)
     notes: tuple[str, ...] = ()
+    quantization_config = _quantization_config(transformers, quantization)
+    if quantization_config is not None and dtype == "auto":
+        dtype = "float16"  # what bitsandbytes computes in; anything else it casts, with a warning a call
     if dtype == "auto" and config.dtype == torch.bfloat16 and not torch.cuda.is_available() and _is_small(location):
         dtype = "float32"
         notes = ("bfloat16 weights are computed in float32: faster on this processor",)
-    quantization_config = _quantization_config(transformers, quantization)
     if quantization_config is None:
         _check_memory(path_or_id, Path(location).expanduser(), dtype)
     try:
@@ -148,7 +150,9 @@ def _quantization_config(transformers: Any, quantization: object) -> Any:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise MissingPackageError("bitsandbytes", "quantization", f"quantization={quantization!r}") from error
-    return transformers.BitsAndBytesConfig(load_in_8bit=quantization == "8bit", load_in_4bit=quantization == "4bit")
+    if quantization == "8bit":
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)
+    return transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype="float16")
 
 
 def _is_small(location: str) -> bool:

@@ -106,3 +106,11 @@ def test_too_little_memory_says_how_much(copy, monkeypatch):
 def test_wrong_settings_are_refused(copy, name, value):
     with pytest.raises(ConfigError, match=value):
         LocalModel.load(str(copy), device_map="cpu", **{name: value})
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_quantised_weights_take_less_memory_and_generate(copy, bits):
+    whole = LocalModel.load(str(copy), device_map="cpu", dtype="float16")
+    quantised = LocalModel.load(str(copy), device_map="cpu", quantization=bits)
+    assert quantised.weight_bytes < whole.weight_bytes
+    assert quantised.generate("a scene").usage.completion_tokens > 0
