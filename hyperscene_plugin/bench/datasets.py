@@ -96,7 +96,9 @@ def _documents(row: dict[str, Any], name: str) -> Corpus | None:
         Document(doc["text"], id=f"d{place}", title=doc["title"] or None) for place, doc in enumerate(row["docs"])
     )
     if name in ("hotpotqa", "2wiki"):
-        needed = [doc["sents"][place] for doc in row["docs"] for place in doc["gold_sents"] if place < len(doc["sents"])]
+        needed = [
+            doc["sents"][place] for doc in row["docs"] for place in doc["gold_sents"] if place < len(doc["sents"])
+        ]
     else:
         answers = [answer for answer in row["answers"] if any(answer in doc["text"] for doc in row["docs"])]
         needed = answers[:1]

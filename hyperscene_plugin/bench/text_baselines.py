@@ -1,4 +1,4 @@
-"""What people use today, on the same scenes and budget: recency, BM25, cosine, fusion, sentence and document filters."""
+"""What people use today, on the same scenes and budget: recency, BM25, cosine, fusion, embedding filters."""
 
 from __future__ import annotations
 

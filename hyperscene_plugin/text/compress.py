@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from hyperscene_plugin.errors import BudgetError, InputError
+from hyperscene_plugin.errors import BudgetError, EncoderError, InputError
 from hyperscene_plugin.text.auto_encoder import resolve_encoder
+from hyperscene_plugin.text.costs import Costs, token_costs
 from hyperscene_plugin.text.index import SceneIndex
 from hyperscene_plugin.text.rank import SceneScores, score_scenes
-from hyperscene_plugin.text.render import body, day, header, render
+from hyperscene_plugin.text.render import render
 from hyperscene_plugin.text.segment import segment
-from hyperscene_plugin.text.select import Costs, Selection, select_by_score, select_with_novelty
+from hyperscene_plugin.text.select import Selection, select_by_score, select_with_novelty
 from hyperscene_plugin.text.summary import likeness_to, score_centrality
 from hyperscene_plugin.tokens import token_counter
 from hyperscene_plugin.types import (
@@ -21,13 +20,14 @@ from hyperscene_plugin.types import (
     Encoder,
     KeptScene,
     Scene,
-    SceneKind,
     Source,
     TokenCounter,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
 
 __all__ = ["compress", "compress_scenes", "cut"]
 
@@ -103,28 +103,57 @@ def compress_scenes(
     if not len(scenes):
         raise InputError("there is nothing to compress: expected at least one scene, got none")
     query = query.strip() if query and query.strip() else None
-    listed = scenes.scenes if isinstance(scenes, SceneIndex) else tuple(scenes)
-    whole_text = render(listed) if whole_text is None else whole_text
-    tokens_before = counter.count(whole_text)
+    index = scenes if isinstance(scenes, SceneIndex) else SceneIndex.build(scenes)
+    costs = token_costs(index, counter)
+    tokens_before = costs.whole if whole_text is None else counter.count(whole_text)
     if tokens_before <= max_tokens:
-        kept = [_kept(scene, 0.0, counter, ("everything fits",)) for scene in listed]
-        return CompressionResult(
-            whole_text, tuple(kept), (), tokens_before, tokens_before, max_tokens, counter.name, query
-        )
+        return _everything(index, costs, whole_text, tokens_before, max_tokens, counter, query)
     loaded, notes = resolve_encoder(encoder)
-    index = scenes if isinstance(scenes, SceneIndex) else SceneIndex.build(listed, encoder=loaded, vectors=vectors)
+    if not isinstance(scenes, SceneIndex):
+        index = index.with_vectors(loaded, vectors)
+    elif loaded is not None:
+        notes += _unlike(index, loaded)
     scores = score_centrality(index) if query is None else score_scenes(index, query, loaded)
     selection, text = _select(index, scores, counter, max_tokens, with_novelty=query is None)
     return _result(index, scores, selection, text, counter, tokens_before, max_tokens, query, notes)
+
+
+def _unlike(index: SceneIndex, encoder: Encoder) -> tuple[str, ...]:
+    """Check that a ready index fits the encoder; a note where it has no vectors to compare with."""
+    if index.vectors is None:
+        return ("semantic scores off: the index was built without an encoder",)
+    if index.encoder_name not in (None, encoder.name):
+        raise EncoderError(
+            f"the index holds vectors of the encoder {index.encoder_name!r}, the query would be encoded by "
+            f"{encoder.name!r}; build the index again or name the same encoder"
+        )
+    return ()
+
+
+def _everything(
+    index: SceneIndex,
+    costs: Costs,
+    whole_text: str | None,
+    tokens: int,
+    max_tokens: int,
+    counter: TokenCounter,
+    query: str | None,
+) -> CompressionResult:
+    text = render(index.scenes) if whole_text is None else whole_text
+    sizes = costs.bodies.tolist()
+    kept = tuple(
+        KeptScene(scene, 0.0, size, ("everything fits",)) for scene, size in zip(index.scenes, sizes, strict=True)
+    )
+    return CompressionResult(text, kept, (), tokens, tokens, max_tokens, counter.name, query)
 
 
 def _select(
     index: SceneIndex, scores: SceneScores, counter: TokenCounter, budget: int, *, with_novelty: bool
 ) -> tuple[Selection, str]:
     """Choose scenes whose rendered text fits; the second round spends what joining the lines has saved."""
-    costs = _costs(index, counter)
+    costs = token_costs(index, counter)
     first = [place for place, scene in enumerate(index.scenes) if scene.role in _SYSTEM_ROLES]
-    never = _never(index)
+    never = index.unchosen
 
     def choose(estimated: int) -> tuple[Selection, str, int]:
         if with_novelty:
@@ -161,25 +190,6 @@ def _fitted(index: SceneIndex, selection: Selection, counter: TokenCounter, budg
     return Selection(chosen, reasons), "", 0
 
 
-def _costs(index: SceneIndex, counter: TokenCounter) -> Costs:
-    runs: dict[tuple[str, str | None], int] = {}
-    of_run = [runs.setdefault((scene.source_id, day(scene.created_at)), len(runs)) for scene in index.scenes]
-    lines = [header(scene) for scene in index.scenes]
-    distinct = list(dict.fromkeys(lines))
-    sizes = dict(zip(distinct, counter.count_many([f"{line}\n" if line else "" for line in distinct]), strict=True))
-    bodies = index.token_counts(counter, [body(scene) + "\n" for scene in index.scenes])
-    return Costs(bodies, np.asarray(of_run), np.asarray([sizes[line] for line in lines]))
-
-
-def _never(index: SceneIndex) -> dict[int, str]:
-    """Headings are no candidates where there is anything else: the scenes under them carry them as their title."""
-    headings = [place for place, scene in enumerate(index.scenes) if scene.kind is SceneKind.HEADING]
-    blank = {place: "empty" for place, scene in enumerate(index.scenes) if not scene.text.strip()}
-    if len(headings) + len(blank) >= len(index):
-        return blank
-    return blank | dict.fromkeys(headings, "heading: shown as the title of its scenes")
-
-
 def _repeated(index: SceneIndex) -> dict[int, str]:
     return {later: f"near-duplicate of scene {earlier}" for later, earlier in index.repeats.items()}
 
@@ -198,14 +208,15 @@ def _result(
     chosen = set(selection.chosen)
     kept: list[KeptScene] = []
     dropped: list[DroppedScene] = []
+    sizes = token_costs(index, counter).bodies.tolist()
+    totals = scores.total.tolist()
     for place, scene in enumerate(index.scenes):
-        score = float(scores.total[place])
         if place in chosen:
             reasons = tuple(f"{name} {value:+.2f}" for name, value in scores.explain(place).items() if value > 0)
-            kept.append(_kept(scene, score, counter, reasons))
+            kept.append(KeptScene(scene, totals[place], sizes[place], reasons))
         else:
             reason = selection.reasons.get(place, "budget")
-            dropped.append(DroppedScene(scene, score, counter.count(scene.text), reason))
+            dropped.append(DroppedScene(scene, totals[place], sizes[place], reason))
     return CompressionResult(
         text,
         tuple(kept),
@@ -217,10 +228,6 @@ def _result(
         query,
         notes,
     )
-
-
-def _kept(scene: Scene, score: float, counter: TokenCounter, reasons: tuple[str, ...]) -> KeptScene:
-    return KeptScene(scene, score, counter.count(scene.text), reasons)
 
 
 def _check_budget(max_tokens: int) -> None:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import regex
 from scipy import sparse
 
 from hyperscene_plugin.errors import InputError
@@ -14,13 +15,14 @@ from hyperscene_plugin.text.lemmas import lemmatize
 from hyperscene_plugin.text.lexical import TermMatrix
 from hyperscene_plugin.text.links import fold, mention_matrix, title_words
 from hyperscene_plugin.text.render import day
-from hyperscene_plugin.types import Encoder, Scene, SceneKind, TokenCounter
+from hyperscene_plugin.types import Encoder, Scene, SceneKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["SceneIndex", "embedding_text"]
 
+_ASKS = regex.compile(r"\?[\s\"'»”)\]]*$")
 _REACHES = {"near": (1, 0.5), "wide": (4, 0.8)}
 
 
@@ -32,12 +34,13 @@ class SceneIndex:
         scenes: in source order.
         vectors: float32 unit vectors ``(scenes, dimension)`` of ``embedding_text``, or ``None`` (lexical only).
         encoder_name: which encoder made ``vectors``.
+        remembered: what other modules computed from this index and keep with it.
     """
 
     scenes: tuple[Scene, ...]
     vectors: np.ndarray | None = None
     encoder_name: str | None = None
-    _token_counts: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    remembered: dict[tuple[str, str], object] = field(default_factory=dict, repr=False)
     _mixings: dict[str, sparse.csr_matrix] = field(default_factory=dict, repr=False)
     _mixed_vectors: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
@@ -50,17 +53,26 @@ class SceneIndex:
         Raises:
             InputError: ``vectors`` does not have one row per scene.
         """
-        scenes = tuple(scenes)
-        if vectors is None and encoder is not None and scenes:
-            vectors = encoder.encode([embedding_text(scene) for scene in scenes])
-        if vectors is not None:
-            vectors = np.asarray(vectors, dtype=np.float32)
-            if vectors.ndim != 2 or len(vectors) != len(scenes):
-                raise InputError(
-                    f"vectors must have shape (scenes, dimension) = ({len(scenes)}, …), got {vectors.shape}; "
-                    "pass one vector per scene, in the scenes' order"
-                )
-        return cls(scenes, vectors, encoder.name if encoder is not None else None)
+        index = cls(tuple(scenes))
+        return index if encoder is None and vectors is None else index.with_vectors(encoder, vectors)
+
+    def with_vectors(self, encoder: Encoder | None, vectors: np.ndarray | None = None) -> SceneIndex:
+        """Return this index with vectors: those given, or else what ``encoder`` makes; without either, as it is.
+
+        Raises:
+            InputError: ``vectors`` does not have one row per scene.
+        """
+        if vectors is None:
+            if encoder is None or not self.scenes:
+                return self
+            vectors = encoder.encode([embedding_text(scene) for scene in self.scenes])
+        vectors = np.asarray(vectors, dtype=np.float32)
+        if vectors.ndim != 2 or len(vectors) != len(self.scenes):
+            raise InputError(
+                f"vectors must have shape (scenes, dimension) = ({len(self.scenes)}, …), got {vectors.shape}; "
+                "pass one vector per scene, in the scenes' order"
+            )
+        return SceneIndex(self.scenes, vectors, encoder.name if encoder is not None else None, self.remembered)
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -94,6 +106,29 @@ class SceneIndex:
         return np.asarray([numbers.setdefault(scene.source_id, len(numbers)) for scene in self.scenes], dtype=np.int64)
 
     @cached_property
+    def asks(self) -> np.ndarray:
+        """1 where a scene ends in a question mark, else 0; float32 ``(scenes,)``."""
+        return np.asarray([bool(_ASKS.search(scene.text)) for scene in self.scenes], dtype=np.float32)
+
+    @cached_property
+    def speakers(self) -> dict[str, np.ndarray]:
+        """Speaker who is more than a role → 1 where the scene is theirs, else 0; float32 ``(scenes,)``."""
+        names = {scene.speaker for scene in self.scenes if scene.speaker and scene.speaker != scene.role}
+        return {
+            name: np.asarray([scene.speaker == name for scene in self.scenes], dtype=np.float32)
+            for name in sorted(names)
+        }
+
+    @cached_property
+    def unchosen(self) -> dict[int, str]:
+        """Scenes that are never chosen and why: blank ones, and headings where there is anything else."""
+        blank = {place: "empty" for place, scene in enumerate(self.scenes) if not scene.text.strip()}
+        headings = [place for place, scene in enumerate(self.scenes) if scene.kind is SceneKind.HEADING]
+        if len(headings) + len(blank) >= len(self.scenes):
+            return blank
+        return blank | dict.fromkeys(headings, "heading: shown as the title of its scenes")
+
+    @cached_property
     def leads(self) -> np.ndarray:
         """Whether each scene is the first (not a heading) of its document, shape ``(scenes,)``."""
         leads = np.zeros(len(self.scenes), dtype=bool)
@@ -115,6 +150,11 @@ class SceneIndex:
             title_words(scene.title) if whole.count(title) == 1 else ()
             for scene, title in zip(first.values(), whole, strict=True)
         ]
+
+    @cached_property
+    def has_titles(self) -> bool:
+        """Whether there are several documents of which at least one has a title of its own."""
+        return len(self.titles) > 1 and any(self.titles)
 
     @cached_property
     def mentions(self) -> sparse.csr_matrix:
@@ -170,14 +210,6 @@ class SceneIndex:
         numbers: dict[tuple[str, str | None], int] = {}
         keys = ((scene.source_id, day(scene.created_at)) for scene in self.scenes)
         return np.asarray([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
-
-    def token_counts(self, counter: TokenCounter, pieces: Sequence[str]) -> np.ndarray:
-        """Return the tokens of each piece (one per scene); remembered per tokenizer name."""
-        known = self._token_counts.get(counter.name)
-        if known is None:
-            known = np.asarray(counter.count_many(pieces), dtype=np.int64)
-            self._token_counts[counter.name] = known
-        return known
 
 
 def embedding_text(scene: Scene) -> str:

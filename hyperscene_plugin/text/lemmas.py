@@ -42,7 +42,7 @@ def lemma(word: str) -> str:
 def lemmatize(text: str) -> list[str]:
     """Return the lemmas of ``text`` in order; unspaced scripts give character bigrams."""
     lemmas: list[str] = []
-    for word, _, _ in iter_words(text):
+    for word in _WORD.findall(text):
         if _UNSPACED.search(word):
             lemmas.extend(word[i : i + 2] for i in range(max(1, len(word) - 1)))
         else:

@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 __all__ = ["SceneScores", "score_scenes"]
 
 _CHAT = {"lexical": 0.2, "lexical_wide": 0.5, "semantic": 0.15, "semantic_near": 0.3, "semantic_wide": 0.5}
-_DOCUMENT = {"lexical": 0.3, "lexical_near": 0.4, "semantic": 0.8, "semantic_near": 0.3}
+_TITLED = {"lexical": 0.3, "lexical_near": 0.4, "semantic": 0.8, "semantic_near": 0.3}
+_UNTITLED = {"lexical": 0.5, "lexical_near": 0.2, "semantic": 0.8}
+_FROM_BEFORE, _FROM_AFTER = 0.4, 0.15
 _FEEDBACK = 0.3
 _FEEDBACK_SCENES = 5
 _SPEAKER = 2.0
 _QUESTION = -0.6
-_LEAD, _SECOND, _ANCHORED, _ANCHORED_LEAD, _CROSSING, _ANCHORED_CROSSING = 1.2, 0.3, 0.7, 2.0, 1.0, 1.5
-_REACHED, _REACHED_LEAD = 4.0, 2.0
+_LEAD, _SECOND, _ANCHORED, _ANCHORED_LEAD, _CROSSING, _ANCHORED_CROSSING = 1.0, 0.3, 0.5, 2.0, 1.0, 2.0
+_REACHED, _REACHED_LEAD = 5.0, 2.5
 _RELATION_LEXICAL, _RELATION_SEMANTIC = 0.3, 0.5
-_ASKS = regex.compile(r"\?[\s\"'»”)\]]*$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ def score_scenes(index: SceneIndex, query: str, encoder: Encoder | None = None) 
 
 
 def _fused(index: SceneIndex, query: str, vector: np.ndarray | None) -> dict[str, np.ndarray]:
-    weights = dict(_CHAT if index.is_chat else _DOCUMENT)
+    weights = _CHAT if index.is_chat else _TITLED if index.has_titles else _UNTITLED
     if vector is None:
         weights = _lexical_only(weights)
     columns = index.terms.columns(lemmatize(query))
@@ -97,9 +98,9 @@ def _chat_components(
     index: SceneIndex, query: str, scores: dict[str, np.ndarray], vector: np.ndarray | None
 ) -> dict[str, np.ndarray]:
     asked = set(lemmatize(query))
-    by_name = np.asarray([_is_named(scene.speaker, scene.role, asked) for scene in index.scenes], dtype=np.float32)
-    asks = np.asarray([bool(_ASKS.search(scene.text)) for scene in index.scenes], dtype=np.float32)
-    components = {"speaker": _SPEAKER * by_name, "asks_itself": _QUESTION * asks}
+    named = [spoken for name, spoken in index.speakers.items() if _is_named(name, asked)]
+    by_name = np.max(named, axis=0) if named else np.zeros(len(index), dtype=np.float32)
+    components = {"speaker": _SPEAKER * by_name, "asks_itself": _QUESTION * index.asks}
     if vector is not None and index.vectors is not None:
         best = np.argsort(-np.sum(list((scores | components).values()), axis=0), kind="stable")[:_FEEDBACK_SCENES]
         widened = vector + 0.5 * index.vectors[best].mean(axis=0)
@@ -107,15 +108,15 @@ def _chat_components(
     return components
 
 
-def _is_named(speaker: str | None, role: str | None, asked: set[str]) -> bool:
-    return (
-        bool(speaker) and speaker != role and any(len(word) > 1 and word in asked for word in lemmatize(speaker or ""))
-    )
+def _is_named(speaker: str, asked: set[str]) -> bool:
+    return any(len(word) > 1 and word in asked for word in lemmatize(speaker))
 
 
 def _document_components(
     index: SceneIndex, query: str, relation: str, scores: dict[str, np.ndarray], relation_vector: np.ndarray | None
 ) -> dict[str, np.ndarray]:
+    if not index.has_titles:
+        return {"carried": _carried(index, np.sum(list(scores.values()), axis=0))}
     titled = np.asarray([bool(words) for words in index.titles], dtype=np.float32)[index.documents]
     lead = index.leads * titled
     second = np.concatenate([[0.0], lead[:-1]]) * (np.diff(index.documents, prepend=-1) == 0)
@@ -128,6 +129,15 @@ def _document_components(
         "bridge": bridges.reached * (_REACHED + _REACHED_LEAD * lead),
         **_relation_components(index, relation, relation_vector, bridges),
     }
+
+
+def _carried(index: SceneIndex, own: np.ndarray) -> np.ndarray:
+    """What a scene gets from the one before it in its document (it may go on about "it") and from the one after."""
+    joined = np.diff(index.documents) == 0
+    carried = np.zeros_like(own)
+    carried[1:] += _FROM_BEFORE * own[:-1] * joined
+    carried[:-1] += _FROM_AFTER * own[1:] * joined
+    return carried
 
 
 def _relation_components(

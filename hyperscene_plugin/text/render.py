@@ -21,6 +21,7 @@ _DAY = regex.compile(
 )
 _YEAR_LAST = regex.compile(r"(.*\p{L}.*?)[,\s]+(\d{4})")
 _PARENTHESES = regex.compile(r"\s*\([^)]*\)")
+_SIGNS = regex.compile(r"[^\p{L}\p{M}\p{N}'’ʼ_.\-]+")
 _PATH = " > "
 _NAMED_SHARE = 0.5
 """A passage that holds this share of its title's words tells the reader by itself what it is about."""
@@ -118,5 +119,5 @@ def _shown_title(scene: Scene, previous: Scene | None) -> str | None:
 
 def _names_itself(title: str, text: str) -> bool:
     words = [word.casefold() for word, _, _ in iter_words(_PARENTHESES.sub("", title) or title)]
-    held = {word.casefold() for word, _, _ in iter_words(text)}
-    return sum(word in held for word in words) >= _NAMED_SHARE * max(len(words), 1)
+    held = " " + " ".join(_SIGNS.sub(" ", text.casefold()).split())
+    return sum(f" {word}" in held for word in words) >= _NAMED_SHARE * max(len(words), 1)

@@ -10,22 +10,9 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Costs", "Selection", "select_by_score", "select_with_novelty"]
+    from hyperscene_plugin.text.costs import Costs
 
-
-@dataclass(frozen=True, eq=False)
-class Costs:
-    """What scenes cost, in tokens.
-
-    Attributes:
-        bodies: ``(scenes,)``, each scene's own line.
-        runs: ``(scenes,)``, the run (day, document) a scene belongs to; a run's header is paid at most once.
-        headers: ``(scenes,)``, the header a scene needs when it is the first kept of its run.
-    """
-
-    bodies: np.ndarray
-    runs: np.ndarray
-    headers: np.ndarray
+__all__ = ["Selection", "select_by_score", "select_with_novelty"]
 
 
 @dataclass(frozen=True)
