@@ -6,7 +6,6 @@ Written under a temporary name and renamed, so a kill at any moment leaves the p
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ def save_checkpoint(
     partial = path.with_suffix(".partial")
     flat = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     save_file(flat, partial, metadata={STATE_KEY: json.dumps(state)})
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
@@ -51,7 +50,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dic
                 part, name = key.split("/", 1)
                 parts[part][name] = file.get_tensor(key)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise StoreCorruptError(f"{path} is no whole training checkpoint ({error}); delete it to start afresh") from error
+        raise StoreCorruptError(f"{path} is no whole checkpoint ({error}); delete it to start afresh") from error
     except Exception as error:  # safetensors raises its own type for a damaged header
         if type(error).__name__ != "SafetensorError":
             raise

@@ -17,8 +17,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from .lexicon import QUOTE_QUESTIONS, RELATIONS
-from .tokenizer import ASSISTANT, SYSTEM, USER
-from .world import Context, Fact, World
+from .tokenizer import ASSISTANT, BOS, END, PAD, SYSTEM, USER, token_id
+from .world import Context, World
 
 _CHUNK = re.compile(r"\n| ?[^ \n]+| ")
 PERSON_RELATIONS = tuple(r.name for r in RELATIONS if r.subject == "person")
@@ -60,6 +60,7 @@ class Mix:
     turns: int = 16
     joined: float = 0.1
     gap: float = 0.0
+    noise: float = 0.0
     max_tokens: int = 512
     lm_share: float = 0.05
 
@@ -89,21 +90,18 @@ class Sampler:
         self.world = World(0)
         self.passages = passages
         self.held_out = held_out
-        ids = tokenizer.convert_tokens_to_ids
-        self.bos, self.end, self.pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-        self.system, self.user, self.assistant = ids(SYSTEM), ids(USER), ids(ASSISTANT)
+        self.bos, self.end, self.pad = (token_id(tokenizer, t) for t in (BOS, END, PAD))
+        self.system, self.user, self.assistant = (token_id(tokenizer, t) for t in (SYSTEM, USER, ASSISTANT))
 
     def sample(self, rng: random.Random, mix: Mix) -> Sample:
         """One sequence of at most ``mix.max_tokens`` ids."""
         quote = bool(self.passages) and rng.random() < mix.quote
-        facts: tuple[Fact, ...] = ()
         if quote:
             sentences = rng.choice(self.passages)
             context = Context(" ".join(sentences), (), ())
             turns = self._quote_turns(rng, sentences, mix)
         else:
             context = self._context(rng, mix)
-            facts = context.facts
             turns = self._turns(rng, context, mix)
         sample = Sample()
         sample.add([self.bos], 0.0)
@@ -113,9 +111,10 @@ class Sampler:
         if in_system:
             sample.add([self.end], 0.0)
         for i, (question, answer) in enumerate(turns):
-            q_ids = self.encoder.encode(("" if in_system or i else rng.choice(("\n", "\n\n"))) + (" " + question if in_system or i else question))
+            own_turn = in_system or i > 0
+            q_ids = self.encoder.encode((" " if own_turn else rng.choice(("\n", "\n\n"))) + question)
             a_ids = self.encoder.encode(" " + answer)
-            head = [self.user] if in_system or i else []
+            head = [self.user] if own_turn else []
             if len(sample.ids) + len(q_ids) + len(a_ids) + 4 > mix.max_tokens:
                 if i:
                     break
@@ -125,7 +124,6 @@ class Sampler:
             weight = 1.0 if len(a_ids) < 12 else 12.0 / len(a_ids)
             sample.add(a_ids, weight)
             sample.add([self.end], 0.3)
-        del facts
         return sample
 
     def batch(self, rng: random.Random, mix: Mix, tokens: int) -> dict[str, torch.Tensor]:
@@ -184,8 +182,9 @@ class Sampler:
             people = min(people * per, 24)
         things = rng.randrange(1, 4) if not same and style != "chat" and rng.random() < 0.3 else 0
         newline = rng.choice((0.0, 0.1, 0.3, 1.0))
+        noise = rng.choice((0.2, 0.5, 0.8)) if rng.random() < mix.noise * (2 if style == "chat" else 1) else 0.0
         return self.world.make_context(
-            rng, people, per, relations, self.held_out, things, style, joined=mix.joined, newline=newline
+            rng, people, per, relations, self.held_out, things, style, joined=mix.joined, newline=newline, noise=noise
         )
 
     def _turns(self, rng: random.Random, context: Context, mix: Mix) -> list[tuple[str, str]]:

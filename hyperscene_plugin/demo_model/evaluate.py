@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from . import weights_path
 from .data import PERSON_RELATIONS, FragmentEncoder, load_passages
 from .lexicon import BY_NAME
-from .tokenizer import ASSISTANT, SYSTEM, USER
+from .tokenizer import ASSISTANT, BOS, END, PAD, SYSTEM, USER, load_tokenizer, token_id
 from .world import Context, Question, World
 
 
@@ -47,37 +48,38 @@ class Score:
     chance: float | None
 
 
-def load_demo_model(folder: Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def load_demo_model(folder: Path | None = None) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """The shipped model (bf16 on disk, computed in float32) and its tokenizer."""
     folder = folder or weights_path()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
+    model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.train(False)
+    return model, load_tokenizer(folder)
 
 
 class Judge:
     """Scores items with a model; `in_system` puts the context in the system message instead of the user's."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tokens: int = 16000) -> None:
+    def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tokens: int = 16000) -> None:
         self.model, self.tokenizer, self.tokens = model, tokenizer, tokens
         self._encoder = FragmentEncoder(tokenizer)
-        ids = tokenizer.convert_tokens_to_ids
-        self._system, self._user, self._assistant = ids(SYSTEM), ids(USER), ids(ASSISTANT)
+        self._bos, self._end, self._pad = (token_id(tokenizer, t) for t in (BOS, END, PAD))
+        self._system, self._user, self._assistant = (token_id(tokenizer, t) for t in (SYSTEM, USER, ASSISTANT))
 
     def prompt(self, item: Item, in_system: bool) -> list[int]:
         """Token ids of the chat prompt, equal to the chat template's with a generation prompt."""
-        bos, end, encode = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self._encoder.encode
+        encode = self._encoder.encode
         if not item.context:
             body = [self._user, *encode(" " + item.question)]
         elif in_system:
-            body = [self._system, *encode(" " + item.context), end, self._user, *encode(" " + item.question)]
+            body = [self._system, *encode(" " + item.context), self._end, self._user, *encode(" " + item.question)]
         else:
             body = [self._user, *encode(f" {item.context}\n\n{item.question}")]
-        return [bos, *body, end, self._assistant]
+        return [self._bos, *body, self._end, self._assistant]
 
     def correct(self, items: Sequence[Item]) -> list[bool]:
         """Whether the greedy answer to each item is exactly the gold answer (see the module's first lines)."""
         prompts = [self.prompt(item, i % 2 == 0) for i, item in enumerate(items)]
-        answers = [[*self._encoder.encode(" " + i.answer), self.tokenizer.eos_token_id] for i in items]
+        answers = [[*self._encoder.encode(" " + i.answer), self._end] for i in items]
         order = sorted(range(len(items)), key=lambda i: len(prompts[i]) + len(answers[i]))
         results = [False] * len(items)
         while order:
@@ -95,7 +97,7 @@ class Judge:
     @torch.no_grad()
     def _check(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[bool]:
         width = max(len(p) + len(a) for p, a in pairs)
-        ids = torch.full((len(pairs), width), self.tokenizer.pad_token_id)
+        ids = torch.full((len(pairs), width), self._pad)
         for row, (prompt, answer) in enumerate(pairs):
             ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
         hidden = self.model.model(ids.to(self.model.device)).last_hidden_state
@@ -115,13 +117,22 @@ class Judge:
 
 
 def _facts(
-    people: int, per: int, questions: int, rng: random.Random, style: str = "plain", kind: str = "forward",
-    relations: Sequence[str] | None = None, swap: bool = False, empty: bool = False,
+    people: int,
+    per: int,
+    questions: int,
+    rng: random.Random,
+    style: str = "plain",
+    kind: str = "forward",
+    relations: Sequence[str] | None = None,
+    swap: bool = False,
+    empty: bool = False,
+    noise: float = 0.0,
 ) -> list[Item]:
-    world, items = World(0), []
+    world = World(0)
+    items: list[Item] = []
     while len(items) < questions:
         chosen = [rng.choice(PERSON_RELATIONS)] if relations == [] else relations
-        context = world.make_context(rng, people, per, chosen, held_out=True, style=style)
+        context = world.make_context(rng, people, per, chosen, held_out=True, style=style, noise=noise)
         if swap:
             context = world.write(world.swap_values(context.facts, rng), rng, style=style)
         for fact in rng.sample(list(context.facts), min(4, len(context.facts))):
@@ -134,7 +145,7 @@ def _facts(
                 question = world.ask_reverse(fact, rng)
             else:
                 question = world.ask(fact, rng)
-            chance = _chance(context, question) if relations == [] or empty else None
+            chance = _chance(context, question) if relations == [] else None
             items.append(Item("" if empty else context.text, question.text, question.answer, chance))
     return items[:questions]
 
@@ -170,12 +181,14 @@ SUITES: dict[str, Build] = {
     "4 people x 5 facts": lambda n, r: _facts(4, 5, n, r),
     "8 people x 5 facts": lambda n, r: _facts(8, 5, n, r),
     "16 people x 5 facts": lambda n, r: _facts(16, 5, n, r),
-    "36 people x 5 facts (~2,000 tokens)": lambda n, r: _facts(36, 5, n, r),
+    "50 people x 5 facts (~2,000 tokens)": lambda n, r: _facts(50, 5, n, r),
     "counterfactual: values swapped, 8 x 3": lambda n, r: _facts(8, 3, n, r, swap=True),
     "same relation, 8 people": lambda n, r: _facts(8, 1, n, r, relations=[]),
     "same relation, 16 people": lambda n, r: _facts(16, 1, n, r, relations=[]),
     "absent facts, 8 x 3": lambda n, r: _facts(8, 3, n, r, kind="absent"),
     "chat turns, 6 x 3": lambda n, r: _facts(6, 3, n, r, style="chat"),
+    "chat turns in small talk, 6 x 6": lambda n, r: _facts(6, 6, n, r, style="chat", noise=0.6),
+    "facts among other sentences, 8 x 3": lambda n, r: _facts(8, 3, n, r, noise=0.6),
     "reverse questions, 8 x 3": lambda n, r: _facts(8, 3, n, r, kind="reverse"),
     "no context (control), 8 x 3": lambda n, r: _facts(8, 3, n, r, empty=True),
     "repeat a short text": _repeats,
@@ -184,7 +197,10 @@ SUITES: dict[str, Build] = {
 
 
 def evaluate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, questions: int = 200, seed: int = 7,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    questions: int = 200,
+    seed: int = 7,
     suites: Sequence[str] | None = None,
 ) -> list[Score]:
     """Scores on the named suites (all by default), each with `questions` items and its own seed.
@@ -213,6 +229,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--suite", action="append", help="only suites whose name contains this; repeatable")
     parser.add_argument("--json", action="store_true", help="print only the JSON line")
     args = parser.parse_args(argv)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     started = time.perf_counter()
     names = [s for s in SUITES if args.suite is None or any(part in s for part in args.suite)]
     scores = evaluate(*load_demo_model(args.weights), questions=args.questions, seed=args.seed, suites=names)

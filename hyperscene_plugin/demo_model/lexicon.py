@@ -10,8 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NAMES: tuple[str, ...] = tuple(
-    """Ada Adam Agnes Alan Albert Alice Amelia Amir Amy Andrew Anna Anton Arthur Astrid Audrey Axel Barbara Beatrice
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+NAMES: tuple[str, ...] = _words("""
+    Ada Adam Agnes Alan Albert Alice Amelia Amir Amy Andrew Anna Anton Arthur Astrid Audrey Axel Barbara Beatrice
     Ben Bernard Bianca Boris Brenda Brian Bruno Camila Carl Carmen Caroline Cecilia Cedric Charles Chloe Clara Claude
     Colin Conrad Cora Daniel Daphne Daria David Deborah Dennis Diana Dmitri Dora Doris Dylan Edgar Edith Edward Elena
     Eli Elias Elisa Emil Emily Emma Eric Erika Ernest Esther Ethan Eva Evan Felix Fiona Flora Frank Frida Gabriel
@@ -24,21 +29,20 @@ NAMES: tuple[str, ...] = tuple(
     Pedro Penny Peter Petra Philip Phoebe Quentin Rachel Ralph Ramon Raymond Rebecca Regina Rita Robert Robin Roger
     Roland Roman Rosa Rudolf Ruth Samuel Sandra Sara Selma Sergei Simon Sofia Sonia Stella Stephen Susan Sven Tamara
     Tanya Theo Theresa Thomas Tim Tina Tobias Tom Ursula Vera Victor Viola Walter Wanda Wendy Willem Xavier Yara Yusuf
-    Yvonne Zara Zoe""".split()
+    Yvonne Zara Zoe""")
+
+MONTHS: tuple[str, ...] = _words(
+    "January February March April May June July August September October November December"
 )
 
-MONTHS: tuple[str, ...] = tuple(
-    "January February March April May June July August September October November December".split()
+ADJECTIVES: tuple[str, ...] = (
+    _words("""silver wooden broken ancient heavy little painted round empty dusty striped folding crooked polished rusty
+    tall narrow leather""")
 )
 
-ADJECTIVES: tuple[str, ...] = tuple(
-    """silver wooden broken ancient heavy little painted round empty dusty striped folding crooked polished rusty
-    tall narrow leather""".split()
-)
-
-OBJECTS: tuple[str, ...] = tuple(
-    """lamp clock mirror ladder basket kettle statue chair bottle trunk globe vase barrel lantern candle drum
-    suitcase bicycle telescope compass""".split()
+OBJECTS: tuple[str, ...] = (
+    _words("""lamp clock mirror ladder basket kettle statue chair bottle trunk globe vase barrel lantern candle drum
+    suitcase bicycle telescope compass""")
 )
 
 
@@ -60,25 +64,27 @@ class Relation:
 RELATIONS: tuple[Relation, ...] = (
     Relation(
         "city",
-        tuple(
-            """Oslo Paris Berlin Madrid Rome Vienna Prague Warsaw Lisbon Athens Dublin London Moscow Cairo Delhi Tokyo
+        _words("""
+            Oslo Paris Berlin Madrid Rome Vienna Prague Warsaw Lisbon Athens Dublin London Moscow Cairo Delhi Tokyo
             Lima Boston Chicago Toronto Sydney Nairobi Havana Zurich Geneva Milan Naples Seville Lyon Bergen Riga
-            Tallinn Kiev Minsk Belgrade Tunis Dakar Quito Seoul Hanoi""".split()
-        ),
+            Tallinn Kiev Minsk Belgrade Tunis Dakar Quito Seoul Hanoi"""),
         ("lives in {v}", "has a home in {v}", "lives in the city of {v}", "moved to {v} and lives there"),
         ("{v} is where {s} lives.", "{v} is the home of {s}."),
-        ("Where does {s} live?", "In which city does {s} live?", "Which city does {s} live in?", "Where is the home of {s}?"),
+        (
+            "Where does {s} live?",
+            "In which city does {s} live?",
+            "Which city does {s} live in?",
+            "Where is the home of {s}?",
+        ),
         ("Who lives in {v}?", "Which person lives in {v}?"),
         ("I live in {v}", "I moved to {v} last spring", "my home is in {v}"),
     ),
     Relation(
         "job",
-        tuple(
-            """baker teacher doctor painter farmer lawyer nurse pilot sailor tailor barber butcher carpenter chemist
+        _words("""baker teacher doctor painter farmer lawyer nurse pilot sailor tailor barber butcher carpenter chemist
             dancer dentist driver fisherman gardener guard jeweller judge librarian mechanic miner plumber poet
             porter potter priest singer soldier surgeon translator waiter weaver writer journalist florist
-            banker""".split()
-        ),
+            banker"""),
         ("works as a {v}", "is a {v} by trade", "earns a living as a {v}", "has a job as a {v}"),
         ("The job of a {v} is done by {s}.", "A {v} by trade is what {s} is."),
         ("What does {s} work as?", "What is the job of {s}?", "What job does {s} have?", "What is {s} by trade?"),
@@ -87,10 +93,8 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         "pet",
-        tuple(
-            """cat dog parrot rabbit hamster turtle pony goat canary ferret lizard snake goose duck monkey hedgehog
-            squirrel pigeon lamb donkey crow beetle frog spider""".split()
-        ),
+        _words("""cat dog parrot rabbit hamster turtle pony goat canary ferret lizard snake goose duck monkey hedgehog
+            squirrel pigeon lamb donkey crow beetle frog spider"""),
         ("has a pet {v}", "keeps a {v} as a pet", "takes care of a pet {v}"),
         ("A {v} is the pet of {s}.", "A pet {v} belongs to {s}."),
         ("What pet does {s} have?", "Which animal does {s} keep as a pet?", "What is the pet of {s}?"),
@@ -119,10 +123,8 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         "colour",
-        tuple(
-            """red blue green yellow orange purple black white brown pink grey gold violet scarlet crimson turquoise
-            ivory amber indigo beige maroon olive lilac copper""".split()
-        ),
+        _words("""red blue green yellow orange purple black white brown pink grey gold violet scarlet crimson turquoise
+            ivory amber indigo beige maroon olive lilac copper"""),
         ("likes the colour {v} best", "prefers the colour {v}", "has {v} as a favourite colour"),
         ("The colour {v} is what {s} likes best.",),
         ("What is the favourite colour of {s}?", "Which colour does {s} like best?", "What colour does {s} prefer?"),
@@ -131,11 +133,9 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         "food",
-        tuple(
-            """soup bread cheese rice pasta salad pizza honey cake fish pancakes potatoes mushrooms noodles
+        _words("""soup bread cheese rice pasta salad pizza honey cake fish pancakes potatoes mushrooms noodles
             dumplings apples cherries grapes lemons melons olives onions peaches pears plums tomatoes sausages omelette
-            chocolate porridge""".split()
-        ),
+            chocolate porridge"""),
         ("likes to eat {v}", "loves {v} for dinner", "eats {v} every day"),
         ("A plate of {v} is what {s} likes to eat.",),
         ("What does {s} like to eat?", "What is the favourite food of {s}?", "What food does {s} eat every day?"),
@@ -144,10 +144,8 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         "instrument",
-        tuple(
-            """piano violin guitar flute cello trumpet clarinet harp organ banjo accordion trombone oboe bassoon
-            saxophone mandolin tuba viola bagpipes harmonica""".split()
-        ),
+        _words("""piano violin guitar flute cello trumpet clarinet harp organ banjo accordion trombone oboe bassoon
+            saxophone mandolin tuba viola bagpipes harmonica"""),
         ("plays the {v}", "practises the {v} every evening", "learned to play the {v}"),
         ("The {v} is the instrument of {s}.",),
         ("What instrument does {s} play?", "Which instrument does {s} practise?", "What is the instrument of {s}?"),
@@ -159,7 +157,11 @@ RELATIONS: tuple[Relation, ...] = (
         (),
         ("has locker number {v}", "uses the locker with number {v}", "keeps coats in locker number {v}"),
         ("Locker number {v} belongs to {s}.",),
-        ("What is the locker number of {s}?", "Which locker number does {s} have?", "What number is on the locker of {s}?"),
+        (
+            "What is the locker number of {s}?",
+            "Which locker number does {s} have?",
+            "What number is on the locker of {s}?",
+        ),
         ("Who has locker number {v}?",),
         ("I have locker number {v}", "my locker number is {v}"),
         kind="number",
@@ -176,10 +178,8 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         "vehicle",
-        tuple(
-            """truck tractor van motorcycle scooter taxi limousine jeep tram minibus lorry convertible
-            ambulance sledge wagon carriage coach buggy""".split()
-        ),
+        _words("""truck tractor van motorcycle scooter taxi limousine jeep tram minibus lorry convertible
+            ambulance sledge wagon carriage coach buggy"""),
         ("drives a {v}", "owns a {v} and drives it", "gets around in a {v}"),
         ("A {v} is what {s} drives.",),
         ("What does {s} drive?", "Which vehicle does {s} drive?", "What vehicle does {s} get around in?"),
@@ -188,10 +188,8 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         "language",
-        tuple(
-            """English French German Spanish Italian Russian Polish Greek Dutch Danish Swedish Finnish Turkish Arabic
-            Hebrew Hindi Chinese Japanese Korean Latin Czech Hungarian Portuguese Norwegian""".split()
-        ),
+        _words("""English French German Spanish Italian Russian Polish Greek Dutch Danish Swedish Finnish Turkish Arabic
+            Hebrew Hindi Chinese Japanese Korean Latin Czech Hungarian Portuguese Norwegian"""),
         ("speaks {v}", "grew up speaking {v}", "talks in {v} with friends"),
         ("{v} is the language of {s}.",),
         ("What language does {s} speak?", "Which language does {s} talk in?", "What is the language of {s}?"),
@@ -200,10 +198,8 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         "subject",
-        tuple(
-            """history physics chemistry biology geometry algebra astronomy botany geology grammar logic medicine
-            music philosophy poetry economics engineering law zoology rhetoric""".split()
-        ),
+        _words("""history physics chemistry biology geometry algebra astronomy botany geology grammar logic medicine
+            music philosophy poetry economics engineering law zoology rhetoric"""),
         ("studies {v}", "takes lessons in {v}", "is a student of {v}"),
         ("Lessons in {v} are what {s} takes.",),
         ("What does {s} study?", "What subject does {s} study?", "What does {s} take lessons in?"),
@@ -212,10 +208,8 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         "place",
-        tuple(
-            """library kitchen garden cellar attic hallway garage stable chapel workshop theatre bakery museum school
-            harbour tower barn office bedroom pantry courtyard gallery""".split()
-        ),
+        _words("""library kitchen garden cellar attic hallway garage stable chapel workshop theatre bakery museum school
+            harbour tower barn office bedroom pantry courtyard gallery"""),
         ("stands in the {v}", "is kept in the {v}", "was left in the {v}"),
         ("In the {v} there is the {s}.",),
         ("Where is the {s}?", "Where does the {s} stand?", "In which place is the {s} kept?"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -58,7 +59,7 @@ def build_tokenizer(book: str = "", vocab_size: int = 3072, seed: int = 0) -> Pr
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(book, seed), trainer)
-    fast = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=END,
@@ -73,6 +74,17 @@ def build_tokenizer(book: str = "", vocab_size: int = 3072, seed: int = 0) -> Pr
     if broken:
         raise ValueError(f"{len(broken)} words are not single tokens, e.g. {broken[:5]}; raise vocab_size")
     return fast
+
+
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of one token of the vocabulary; KeyError when it has none."""
+    return int(tokenizer.get_vocab()[token])
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer saved in `folder` (``tokenizer.json`` with its configuration and template)."""
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    return tokenizer
 
 
 def _corpus(book: str, seed: int) -> Iterator[str]:

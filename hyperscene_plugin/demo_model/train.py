@@ -27,7 +27,7 @@ from .checkpoint import load_checkpoint, restore_optimizer, save_checkpoint
 from .curriculum import STAGES
 from .data import Mix, Sampler, load_passages
 from .initialisation import initialise, make_config
-from .tokenizer import build_tokenizer
+from .tokenizer import build_tokenizer, load_tokenizer
 
 
 @dataclass
@@ -73,7 +73,8 @@ def answers_correct(model: LlamaForCausalLM, batch: dict[str, torch.Tensor], end
 def _hidden(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     # An explicit mask: without one, gaps in the positions would be taken for borders between packed sequences.
     output = model.model(batch["ids"], position_ids=batch["positions"], attention_mask=torch.ones_like(batch["ids"]))
-    return output.last_hidden_state[:, :-1]
+    hidden: torch.Tensor = output.last_hidden_state
+    return hidden[:, :-1]
 
 
 def loss_of(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -107,7 +108,8 @@ class Trainer:
         elif settings.structured:
             calibration = self.sampler.batch(random.Random(settings.seed), Mix(), 4096)
             initialise(self.model, self.tokenizer, calibration["ids"], settings.seed)
-        self.model.to(self.device).train()
+        self.model.to(torch.device(self.device))  # type: ignore[arg-type]
+        self.model.train()
         self.averaged = {k: v.detach().clone() for k, v in self.model.named_parameters()}
         matrices = [p for p in self.model.parameters() if p.dim() == 2]
         vectors = [p for p in self.model.parameters() if p.dim() < 2]
@@ -121,7 +123,7 @@ class Trainer:
         """The run's own tokenizer, else the shipped one (token ids must not change under weights), else a new one."""
         for folder in (self.out / "tokenizer", weights_path() if from_shipped else self.out / "tokenizer"):
             if (folder / "tokenizer.json").exists():
-                return PreTrainedTokenizerFast.from_pretrained(folder)
+                return load_tokenizer(folder)
         tokenizer = build_tokenizer(book)
         tokenizer.save_pretrained(self.out / "tokenizer")
         return tokenizer
@@ -147,8 +149,13 @@ class Trainer:
         """Write the checkpoint (atomically)."""
         kind, numbers, gauss = self.rng.getstate()
         state = {
-            "rng": [kind, list(numbers), gauss], "step": self.step, "stage": self.stage, "seconds": self.seconds,
-            "seen": self.seen, "curve": self.curve, "settings": asdict(self.settings),
+            "rng": [kind, list(numbers), gauss],
+            "step": self.step,
+            "stage": self.stage,
+            "seconds": self.seconds,
+            "seen": self.seen,
+            "curve": self.curve,
+            "settings": asdict(self.settings),
         }
         save_checkpoint(self.checkpoint, dict(self.model.named_parameters()), self.averaged, self.optimizer, state)
 
@@ -158,14 +165,24 @@ class Trainer:
         model = LlamaForCausalLM(self.model.config)
         model.load_state_dict(self.averaged, strict=False)
         model.tie_weights()
-        model.generation_config = GenerationConfig(
-            do_sample=False, max_new_tokens=64, bos_token_id=self.tokenizer.bos_token_id,
-            eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.tokenizer.pad_token_id,
+        model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+            do_sample=False,
+            max_new_tokens=64,
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
         )
-        model.to(torch.bfloat16).save_pretrained(folder)
+        model.to(torch.bfloat16)  # type: ignore[arg-type]
+        model.save_pretrained(folder)
+        (folder / "model.safetensors").chmod(0o644)
         self.tokenizer.save_pretrained(folder)
-        report = {"settings": asdict(self.settings), "steps": self.step, "tokens": self.seen,
-                  "hours": round(self.seconds / 3600, 2), "curve": self.curve}
+        report = {
+            "settings": asdict(self.settings),
+            "steps": self.step,
+            "tokens": self.seen,
+            "hours": round(self.seconds / 3600, 2),
+            "curve": self.curve,
+        }
         (folder / "training_report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
     def learning_rate(self) -> float:
@@ -177,7 +194,7 @@ class Trainer:
     def train_step(self) -> float:
         """One optimizer step; returns the loss."""
         stage = STAGES[self.stage]
-        if self.stage and self.rng.random() < 0.2:  # keep the earlier stages fresh
+        if self.stage and self.rng.random() < 0.35:  # keep the earlier stages fresh
             stage = STAGES[self.rng.randrange(self.stage)]
         batch = self.sampler.batch(self.rng, stage.mix, self.settings.tokens)
         self.seen += batch["ids"].numel()
@@ -199,7 +216,7 @@ class Trainer:
         """Held-out exact accuracy of the averaged weights on the current stage's mix."""
         live = {k: v.detach().clone() for k, v in self.model.named_parameters()}
         self.model.load_state_dict(self.averaged, strict=False)
-        self.model.eval()
+        self.model.train(False)
         mix = Mix(**{**asdict(STAGES[self.stage].mix), "gap": 0.0, "lm_share": 0.0, "quote": 0.0, "repeat": 0.0})
         right = total = 0
         rng = random.Random(self.settings.seed + 1000 + self.step)
@@ -224,8 +241,14 @@ class Trainer:
                 spent = time.perf_counter() - started
                 rate = (self.seen - first_seen) / spent
                 left = spent / (self.step - first) * (self.settings.steps - self.step) / 60
-                entry = {"step": self.step, "stage": self.stage, "loss": round(mean, 4), "held_out_exact": round(accuracy, 4),
-                         "tokens": self.seen, "minutes": round(self.seconds / 60, 1)}
+                entry = {
+                    "step": self.step,
+                    "stage": self.stage,
+                    "loss": round(mean, 4),
+                    "held_out_exact": round(accuracy, 4),
+                    "tokens": self.seen,
+                    "minutes": round(self.seconds / 60, 1),
+                }
                 self.curve.append(entry)
                 print(json.dumps(entry), f"{rate:.0f} tok/s, {left:.0f} min left", flush=True)
                 if accuracy >= STAGES[self.stage].pass_mark and self.stage + 1 < len(STAGES):
@@ -241,15 +264,28 @@ class Trainer:
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see ``--help``."""
     parser = argparse.ArgumentParser(prog="python -m hyperscene_plugin.demo_model.train", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("demo-model-run"), help="the run's folder (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo-model-run"), help="the run's folder (default: %(default)s)"
+    )
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this long; run again to go on")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--from-shipped", action="store_true", help="start from the shipped weights instead of afresh")
     parser.add_argument("--fresh", action="store_true", help="discard the folder's checkpoint")
     parser.add_argument("--random-init", action="store_true", help="no structured initialisation (the control run)")
-    parser.add_argument("--cuda-preset", action="store_true", help="settings for a GPU: 32k tokens a step, 20,000 steps")
-    for name, kind in (("steps", int), ("tokens", int), ("lr", float), ("warmup", int), ("seed", int), ("stage", int),
-                       ("eval_every", int), ("average", float), ("final_lr", float)):
+    parser.add_argument(
+        "--cuda-preset", action="store_true", help="settings for a GPU: 32k tokens a step, 20,000 steps"
+    )
+    for name, kind in (
+        ("steps", int),
+        ("tokens", int),
+        ("lr", float),
+        ("warmup", int),
+        ("seed", int),
+        ("stage", int),
+        ("eval_every", int),
+        ("average", float),
+        ("final_lr", float),
+    ):
         parser.add_argument("--" + name.replace("_", "-"), type=kind, default=None)
     args = parser.parse_args(argv)
     chosen: dict[str, Any] = {"steps": 20000, "tokens": 32768} if args.cuda_preset else {}

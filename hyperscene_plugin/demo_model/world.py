@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .lexicon import ADJECTIVES, BY_NAME, MONTHS, NAMES, OBJECTS, RELATIONS, REPEAT_REQUESTS, UNKNOWN, Relation
+from .smalltalk import day_line, small_talk
 
 HELD_OUT_SHARE = 0.2
+_KNOWN = frozenset(NAMES)
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,9 @@ class World:
         for kind in kinds:
             _relation(kind)
         if num_people > len(NAMES) or num_things > len(ADJECTIVES) * len(OBJECTS):
-            raise ValueError(f"at most {len(NAMES)} people and {len(ADJECTIVES) * len(OBJECTS)} things fit in one context")
+            raise ValueError(
+                f"at most {len(NAMES)} people and {len(ADJECTIVES) * len(OBJECTS)} things fit in one context"
+            )
         used: dict[str, list[str]] = {}
         facts: list[Fact] = []
         spare = rng.sample(NAMES, len(NAMES))
@@ -186,21 +190,26 @@ class World:
         shuffle: bool = True,
         joined: float = 0.15,
         newline: float = 0.15,
+        noise: float = 0.0,
     ) -> Context:
         """A text that states the facts, one sentence each (a `joined` share of them two in a sentence).
 
         Sentences are in random order unless `shuffle` is False, parted by a space or (share `newline`) a
-        newline; in chat style every turn has its own line.
+        newline; in chat style every turn has its own line. `noise` is the share of sentences that get small talk
+        around them (in chat style also whole turns of it, and lines with a day).
         """
         rng = rng or self.rng
         groups = self._group(list(facts), rng, joined)
         if shuffle:
             rng.shuffle(groups)
+        names = [n for n in dict.fromkeys(f.subject for f in facts) if n in _KNOWN] if noise else []
         pieces: list[str] = []
         sentences: list[Sentence] = []
         at = 0
         for group in groups:
             text = self.state(group, rng, style)
+            if noise:
+                text = _with_noise(text, rng, names, style, noise)
             gap = "" if not sentences else "\n" if style == "chat" or rng.random() < newline else " "
             sentences.append(Sentence(text, at + len(gap), at + len(gap) + len(text), tuple(group)))
             at += len(gap) + len(text)
@@ -218,11 +227,12 @@ class World:
         style: str = "plain",
         joined: float = 0.15,
         newline: float = 0.15,
+        noise: float = 0.0,
     ) -> Context:
         """`make_facts` then `write`. Errors: ValueError for an unknown relation or too many people or things."""
         rng = rng or self.rng
         facts = self.make_facts(rng, num_people, facts_per_person, relations, held_out, num_things)
-        return self.write(facts, rng, style=style, joined=joined, newline=newline)
+        return self.write(facts, rng, style=style, joined=joined, newline=newline, noise=noise)
 
     def swap_values(self, facts: Sequence[Fact], rng: random.Random | None = None) -> tuple[Fact, ...]:
         """The same facts with the values of each relation handed on to the next subject (a counterfactual world)."""
@@ -287,6 +297,22 @@ class World:
         return groups
 
 
+def _with_noise(text: str, rng: random.Random, names: list[str], style: str, noise: float) -> str:
+    """`text` with small talk before or after what it says, and (in chats) turns and day lines of none of it."""
+    chat = style == "chat"
+    if rng.random() < noise:
+        head, colon, said = text.partition(": ") if chat else ("", "", text)
+        before = small_talk(rng, names, chat) + " " if rng.random() < 0.5 else ""
+        after = " " + small_talk(rng, names, chat) if rng.random() < 0.6 else ""
+        text = f"{head}{colon}{before}{said}{after}"
+    while chat and names and rng.random() < noise * 0.6:
+        talk = f"{rng.choice(names)}: {small_talk(rng, names, chat)}"
+        text = f"{talk}\n{text}" if rng.random() < 0.5 else f"{text}\n{talk}"
+    if chat and rng.random() < noise * 0.1:
+        text = f"{day_line(rng)}\n{text}"
+    return text
+
+
 def _relation(name: str) -> Relation:
     try:
         return BY_NAME[name]
@@ -298,7 +324,8 @@ def _value(spec: Relation, rng: random.Random) -> str:
     if spec.kind == "year":
         return str(rng.randrange(1900, 2010))
     if spec.kind == "date":
-        return f"{rng.choice(MONTHS)} {rng.randrange(1, 29)}"
+        month, day = rng.choice(MONTHS), rng.randrange(1, 29)
+        return f"{month} {day}" if rng.random() < 0.5 else f"{day} {month}"
     if spec.kind == "number":
         return f"{rng.randrange(1000, 10000)}"
     return rng.choice(NAMES if spec.kind == "name" else spec.values)

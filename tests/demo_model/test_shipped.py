@@ -7,11 +7,8 @@ import random
 from functools import cache
 
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hyperscene_plugin.demo_model import weights_path
 from hyperscene_plugin.demo_model.evaluate import SUITES, Item, Judge, evaluate, load_demo_model
@@ -19,13 +16,18 @@ from hyperscene_plugin.demo_model.world import World, exact_match
 
 
 @cache
-def shipped() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def shipped() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """The shipped model and tokenizer, loaded once."""
     return load_demo_model()
 
 
-FLOORS = {"4 people x 5 facts": 0.9, "16 people x 5 facts": 0.9, "same relation, 16 people": 0.9,
-          "counterfactual: values swapped, 8 x 3": 0.9, "absent facts, 8 x 3": 0.85}
+FLOORS = {
+    "4 people x 5 facts": 0.9,
+    "16 people x 5 facts": 0.9,
+    "same relation, 16 people": 0.9,
+    "counterfactual: values swapped, 8 x 3": 0.9,
+    "absent facts, 8 x 3": 0.85,
+}
 
 
 def test_it_reads_its_context() -> None:
@@ -40,15 +42,18 @@ def test_without_the_context_it_is_near_chance() -> None:
 
 def test_the_one_pass_check_equals_real_generation() -> None:
     model, tokenizer = shipped()
-    items = SUITES["8 people x 5 facts"](8, random.Random(1)) + [
-        Item("Anna lives in Oslo.", "Where does Anna live?", "Bergen.")
+    items = [
+        *SUITES["8 people x 5 facts"](8, random.Random(1)),
+        Item("Anna lives in Oslo.", "Where does Anna live?", "Bergen."),
     ]
     judge = Judge(model, tokenizer)
     for i, (item, good) in enumerate(zip(items, judge.correct(items), strict=True)):
         prompt = torch.tensor([judge.prompt(item, i % 2 == 0)])
-        ids = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=20, do_sample=False)
+        ids = model.generate(  # type: ignore[misc]
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=20, do_sample=False
+        )
         answer = tokenizer.decode(ids[0, prompt.shape[1] :], skip_special_tokens=True)
-        assert exact_match(answer, item.answer) == good, (answer, item)
+        assert exact_match(str(answer), item.answer) == good, (answer, item)
 
 
 def test_the_judges_prompt_is_the_chat_templates() -> None:
@@ -57,7 +62,10 @@ def test_the_judges_prompt_is_the_chat_templates() -> None:
     item = Item(context.text, "Where does Anna live?", "Oslo.")
     judge = Judge(*shipped())
     messages = [{"role": "system", "content": item.context}, {"role": "user", "content": item.question}]
-    for in_system, chat in ((True, messages), (False, [{"role": "user", "content": f"{item.context}\n\n{item.question}"}])):
+    for in_system, chat in (
+        (True, messages),
+        (False, [{"role": "user", "content": f"{item.context}\n\n{item.question}"}]),
+    ):
         text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         assert tokenizer.encode(text, add_special_tokens=False) == judge.prompt(item, in_system)
 
@@ -65,8 +73,14 @@ def test_the_judges_prompt_is_the_chat_templates() -> None:
 def test_the_folder_is_small_and_complete() -> None:
     folder = weights_path()
     names = {p.name for p in folder.iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
-            "training_report.json"} <= names
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "training_report.json",
+    } <= names
     assert sum(p.stat().st_size for p in folder.iterdir()) < 16 * 2**20
     assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"] == ["LlamaForCausalLM"]
 

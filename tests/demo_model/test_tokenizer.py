@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
-
-pytest.importorskip("transformers")
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from hyperscene_plugin.demo_model import weights_path
 from hyperscene_plugin.demo_model.data import FragmentEncoder
-from hyperscene_plugin.demo_model.tokenizer import build_tokenizer, lexicon_words
+from hyperscene_plugin.demo_model.tokenizer import build_tokenizer, lexicon_words, load_tokenizer
 from hyperscene_plugin.demo_model.world import World
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     """The shipped tokenizer."""
-    return PreTrainedTokenizerFast.from_pretrained(weights_path())
+    return _shipped()
 
 
 @settings(max_examples=100)
@@ -71,7 +70,7 @@ def test_template_for_many_turns(tokenizer: PreTrainedTokenizerFast) -> None:
         "<|user|> Who lives in Oslo?<|end|><|assistant|>"
     )
     shorter = tokenizer.apply_chat_template(messages[:2], tokenize=False)
-    assert text.startswith(shorter)
+    assert str(text).startswith(str(shorter))
 
 
 def test_template_refuses_an_unknown_role(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -79,5 +78,6 @@ def test_template_refuses_an_unknown_role(tokenizer: PreTrainedTokenizerFast) ->
         tokenizer.apply_chat_template([{"role": "tool", "content": "x"}], tokenize=False)
 
 
+@cache
 def _shipped() -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast.from_pretrained(weights_path())
+    return load_tokenizer(weights_path())

@@ -7,10 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
+import torch
 from transformers import LlamaForCausalLM
 
 from hyperscene_plugin.demo_model.checkpoint import load_checkpoint
@@ -58,7 +55,7 @@ def test_the_structured_start_reads_before_any_training(tmp_path: Path) -> None:
         trainer = Trainer(tmp_path / str(structured), Settings(structured=structured))
         batch = trainer.judge.batch(random.Random(0), mix, 4000)
         with torch.no_grad():
-            top = trainer.model.eval()(batch["ids"]).logits[:, :-1].argmax(-1)
+            top = trainer.model(batch["ids"]).logits[:, :-1].argmax(-1)
         starts = batch["ids"][:, :-1] == trainer.judge.assistant
         firsts.append((top[starts] == batch["ids"][:, 1:][starts]).float().mean().item())
     assert firsts[0] > 0.5

@@ -4,41 +4,44 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterator
 
 import pytest
 
-from hyperscene_plugin.demo_model.lexicon import BY_NAME, NAMES, RELATIONS, UNKNOWN
+from hyperscene_plugin.demo_model.lexicon import BY_NAME, NAMES, RELATIONS, UNKNOWN, Relation
 from hyperscene_plugin.demo_model.world import Fact, World, exact_match, is_held_out, normalise
 
 
 def read_facts(text: str) -> set[Fact]:
     """An oracle that knows the phrasings and nothing of the generator: every fact it can read off `text`."""
+    return {fact for sentence in re.split(r"(?<=\.)[ \n]", text) for fact in read_sentence(sentence)}
+
+
+def read_sentence(sentence: str) -> set[Fact]:
+    """The facts of one sentence, by matching it against every phrasing of every relation."""
     found: set[Fact] = set()
-    for sentence in re.split(r"(?<=\.)[ \n]", text):
-        chat = re.fullmatch(r"(\w+): (.*)\.", sentence)
-        for relation in RELATIONS:
-            if chat:
-                said = chat[2][0].lower() + chat[2][1:], chat[2]
-                forms, subject, where = relation.chat, re.escape(chat[1]), said
-            else:
-                subject = r"[A-Z]\w+" if relation.subject == "person" else r"\w+ \w+"
-                lead = "" if relation.subject == "person" else "(?:The )?"
-                forms = (*(f"{lead}{{s}} {vp}" for vp in relation.vps), *(b.removesuffix(".") for b in relation.before))
-                where = (sentence.removesuffix("."),)
-            for form in forms:
-                value = r"(?P<v>[A-Z]\w+ \d+|\w+)"
-                pattern = form.replace("{s}", f"(?P<s>{subject})").replace("{v}", value)
-                if chat:
-                    pattern = rf"(?:.* and )?{pattern}(?: and .*)?"
-                else:
-                    start = pattern.startswith("(?P<s>") and relation.subject == "person"
-                    pattern = pattern.replace(f"(?P<s>{subject}) ", rf"(?P<s>{subject}) (?:.* and )?", 1) + "(?: and .*)?" if start else pattern
-                for said_text in where:
-                    match = re.fullmatch(pattern, said_text)
-                    if match:
-                        who = match.groupdict().get("s") or (chat[1] if chat else "")
-                        found.add(Fact(who, relation.name, match["v"]))
+    chat = re.fullmatch(r"(\w+): (.*)\.", sentence)
+    for relation in RELATIONS:
+        for pattern in phrasings(relation, bool(chat)):
+            said = [chat[2], chat[2][0].lower() + chat[2][1:]] if chat else [sentence.removesuffix(".")]
+            for match in filter(None, (re.fullmatch(pattern, text) for text in said)):
+                found.add(Fact(chat[1] if chat else match["s"], relation.name, match["v"]))
     return found
+
+
+def phrasings(relation: Relation, chat: bool) -> Iterator[str]:
+    """Patterns with groups s (not in chat turns) and v for one relation; a verb phrase may stand beside another."""
+    value = r"(?P<v>[A-Z]\w+ \d+|\d+ [A-Z]\w+|\w+)"
+    if chat:
+        yield from (f"(?:.* and )?{form.format(v=value)}(?: and .*)?" for form in relation.chat)
+        return
+    person = relation.subject == "person"
+    subject = r"(?P<s>[A-Z]\w+)" if person else r"(?P<s>\w+ \w+)"
+    for vp in relation.vps:
+        said = vp.format(v=value)
+        yield f"{subject} (?:.* and )?{said}(?: and .*)?" if person else f"The {subject} {said}"
+    for form in relation.before:
+        yield form.removesuffix(".").format(s=subject, v=value)
 
 
 @pytest.mark.parametrize("style", ["plain", "after", "chat"])
