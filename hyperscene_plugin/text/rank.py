@@ -14,7 +14,7 @@ import numpy as np
 import regex
 
 from hyperscene_plugin.text.bridge import Bridges, find_anchors, find_bridges, without_titles
-from hyperscene_plugin.text.lemmas import lemmatize
+from hyperscene_plugin.text.lemmas import content_lemmas, lemmatize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,7 +74,7 @@ def _fused(index: SceneIndex, query: str, vector: np.ndarray | None) -> dict[str
     weights = _CHAT if index.is_chat else _TITLED if index.has_titles else _UNTITLED
     if vector is None:
         weights = _lexical_only(weights)
-    columns = index.terms.columns(lemmatize(query))
+    columns = index.terms.columns(content_lemmas(query))
     scores: dict[str, np.ndarray] = {}
     for name, weight in weights.items():
         kind, _, reach = name.partition("_")
@@ -148,7 +148,9 @@ def _relation_components(
         return {}
     active = np.minimum(1.0, bridges.anchored + bridges.reached)
     components = {
-        "relation": _RELATION_LEXICAL * active * _standard(index.terms.bm25(index.terms.columns(lemmatize(relation))))
+        "relation": _RELATION_LEXICAL
+        * active
+        * _standard(index.terms.bm25(index.terms.columns(content_lemmas(relation))))
     }
     if vector is not None and index.vectors is not None:
         cosines = index.vectors @ vector

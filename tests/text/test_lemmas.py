@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperscene_plugin.text.lemmas import iter_words, lemma, lemmatize
+from hyperscene_plugin.text.lemmas import content_lemmas, iter_words, lemma, lemmatize
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,9 @@ def test_lemmatize_agrees_with_word_by_word(text: str) -> None:
     spaced = [word for word, _, _ in iter_words(text)]
     if all(char.isascii() for char in text):
         assert lemmatize(text) == [lemma(word) for word in spaced]
+
+
+def test_function_words_do_not_ask_for_anything() -> None:
+    assert content_lemmas("What did the captains do in Oslo?") == ["captain", "oslo"]
+    assert content_lemmas("Где была книга?") == ["книга"]
+    assert content_lemmas("Who is he?") == lemmatize("Who is he?")
