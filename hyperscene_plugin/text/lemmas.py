@@ -19,18 +19,17 @@ __all__ = ["content_lemmas", "iter_words", "lemma", "lemmatize"]
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:['’ʼ_.\-][\p{L}\p{M}\p{N}]+)*")
 _CYRILLIC = regex.compile(r"\p{Cyrillic}")
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
-_FUNCTION_WORDS = frozenset(
-    (
-        "a an the and or but if of in on at to from by for with about as into than then so it its this that these those "
-        "he she they we i you his her their our my your him them us me be is are was were am been being do does did "
-        "have has had can could will would shall should may might must not no there here "
-        "what which who whom whose when where why how "
-        "и в во не что он на я с со как а то все она так его но да ты к у же вы за бы по ее мне было вот от меня еще нет "
-        "о из ему когда ли если или ни быть до вас какой который кто где куда почему зачем чей этот тот они мы их им ей "
-        "для при это"
-    ).split()
-)
-"""English and Russian words that hold a question together and say nothing of what it asks about."""
+_ENGLISH = """
+    a an the and or but if of in on at to from by for with about as into than then so it its this that these those he
+    she they we i you his her their our my your him them us me be is are was were am been being do does did have has had
+    can could will would shall should may might must not no there here what which who whom whose when where why how
+"""
+_RUSSIAN = """
+    и в во не что он на я с со как а то все она так его но да ты к у же вы за бы по ее мне было вот от меня еще нет о из
+    ему когда ли если или ни быть до вас какой который кто где куда почему зачем чей этот тот они мы их им ей для при это
+"""
+_FUNCTION_WORDS = frozenset((_ENGLISH + _RUSSIAN).split())
+"""Words that hold a question together and say nothing of what it asks about."""
 _CLITIC = regex.compile(r"['’ʼ](?:s|d|m|t|ll|re|ve)$", regex.IGNORECASE)
 
 
