@@ -22,6 +22,7 @@ from .world import Context, World
 
 _CHUNK = re.compile(r"\n| ?[^ \n]+| ")
 PERSON_RELATIONS = tuple(r.name for r in RELATIONS if r.subject == "person")
+DIGIT_RELATIONS = tuple(r.name for r in RELATIONS if r.kind in ("year", "date", "number"))
 
 
 class FragmentEncoder:
@@ -51,12 +52,12 @@ class Mix:
     max_facts: int = 32
     same_relation: float = 0.4
     chat: float = 0.0
-    before: float = 0.1
+    value_first: float = 0.3  # texts (chats aside) in which some sentences put the value before the name
+    digits: float = 0.0  # texts of mostly years, dates and numbers
     reverse: float = 0.0
     absent: float = 0.0
     repeat: float = 0.0
     quote: float = 0.0
-    restate: float = 0.15
     turns: int = 16
     joined: float = 0.1
     gap: float = 0.0
@@ -176,8 +177,10 @@ class Sampler:
         while people * per > mix.max_facts:
             people, per = rng.choice(mix.people), rng.choice(mix.facts)
         same = rng.random() < mix.same_relation
-        style = "chat" if rng.random() < mix.chat else "plain" if rng.random() < mix.before * 3 else "after"
+        style = "chat" if rng.random() < mix.chat else "plain" if rng.random() < mix.value_first else "after"
         relations = rng.sample(PERSON_RELATIONS, 1 if same else max(per, rng.randrange(2, len(PERSON_RELATIONS) + 1)))
+        if not same and rng.random() < mix.digits:
+            relations = list(dict.fromkeys([*DIGIT_RELATIONS, *rng.sample(PERSON_RELATIONS, 2)]))
         if same:
             people = min(people * per, 24)
         things = rng.randrange(1, 4) if not same and style != "chat" and rng.random() < 0.3 else 0

@@ -194,7 +194,7 @@ class Trainer:
     def train_step(self) -> float:
         """One optimizer step; returns the loss."""
         stage = STAGES[self.stage]
-        if self.stage and self.rng.random() < 0.35:  # keep the earlier stages fresh
+        if self.stage and self.rng.random() < 0.5:  # keep the earlier stages fresh
             stage = STAGES[self.rng.randrange(self.stage)]
         batch = self.sampler.batch(self.rng, stage.mix, self.settings.tokens)
         self.seen += batch["ids"].numel()

@@ -10,23 +10,31 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from hyperscene_plugin.demo_model import weights_path
 from hyperscene_plugin.demo_model.checkpoint import load_checkpoint
 from hyperscene_plugin.demo_model.data import Mix
+from hyperscene_plugin.demo_model.tokenizer import load_tokenizer
 from hyperscene_plugin.demo_model.train import Settings, Trainer, answers_correct
 from hyperscene_plugin.errors import StoreCorruptError
 
-SETTINGS = Settings(steps=3, tokens=512, warmup=2, save_every=1, eval_every=100)
+SETTINGS = Settings(steps=3, tokens=512, warmup=2, save_every=1, eval_every=100, structured=False)
+
+
+def make_trainer(folder: Path, settings: Settings = SETTINGS) -> Trainer:
+    """A run in `folder` that takes the shipped tokenizer instead of training one."""
+    load_tokenizer(weights_path()).save_pretrained(folder / "tokenizer")
+    return Trainer(folder, settings)
 
 
 def test_kill_and_resume_gives_the_same_weights(tmp_path: Path) -> None:
-    whole = Trainer(tmp_path / "whole", SETTINGS)
+    whole = make_trainer(tmp_path / "whole")
     for _ in range(3):
         whole.train_step()
-    cut = Trainer(tmp_path / "cut", SETTINGS)
+    cut = make_trainer(tmp_path / "cut")
     cut.train_step()
     cut.save()
     cut.train_step()  # lost by the kill
-    again = Trainer(tmp_path / "cut", SETTINGS)
+    again = make_trainer(tmp_path / "cut")
     again.resume()
     assert again.step == 1
     for _ in range(2):
@@ -38,7 +46,7 @@ def test_kill_and_resume_gives_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_three_steps_change_the_weights_and_the_export_loads(tmp_path: Path) -> None:
-    trainer = Trainer(tmp_path, SETTINGS)
+    trainer = make_trainer(tmp_path)
     before = {k: v.detach().clone() for k, v in trainer.model.named_parameters()}
     trainer.run()
     assert any(not torch.equal(before[k], v) for k, v in trainer.model.named_parameters())
@@ -49,10 +57,10 @@ def test_three_steps_change_the_weights_and_the_export_loads(tmp_path: Path) -> 
 
 
 def test_the_structured_start_reads_before_any_training(tmp_path: Path) -> None:
-    mix = Mix(max_tokens=256, lm_share=0.0, before=0.0)
+    mix = Mix(max_tokens=256, lm_share=0.0, value_first=0.0)
     firsts = []
     for structured in (True, False):
-        trainer = Trainer(tmp_path / str(structured), Settings(structured=structured))
+        trainer = make_trainer(tmp_path / str(structured), Settings(structured=structured))
         batch = trainer.judge.batch(random.Random(0), mix, 4000)
         with torch.no_grad():
             top = trainer.model(batch["ids"]).logits[:, :-1].argmax(-1)
@@ -70,7 +78,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_gaps_in_positions_stay_causal_and_in_range(tmp_path: Path) -> None:
-    sampler = Trainer(tmp_path, SETTINGS).sampler
+    sampler = make_trainer(tmp_path).sampler
     batch = sampler.batch(random.Random(0), Mix(gap=1.0), 4000)
     steps = batch["positions"].diff(dim=1)
     assert (steps >= 1).all()
@@ -79,7 +87,7 @@ def test_gaps_in_positions_stay_causal_and_in_range(tmp_path: Path) -> None:
 
 
 def test_an_untrained_model_answers_nothing(tmp_path: Path) -> None:
-    trainer = Trainer(tmp_path, Settings(structured=False))
+    trainer = make_trainer(tmp_path)
     batch = trainer.judge.batch(random.Random(0), Mix(lm_share=0.0), 4000)
     right, total = answers_correct(trainer.model, batch, trainer.judge.end)
     assert total > 20
