@@ -17,8 +17,8 @@ __all__ = ["print_comparisons", "print_memory", "print_model", "print_plan"]
 _DEMO_MODEL = (
     "The bundled demo model is a few million parameters, trained by this project on a small made-up world. "
     "It [bold]can[/] read short facts in its context (who lives where, works as what, locker numbers, birthdays …) and "
-    "say that it does not know, and quote a sentence. It [bold]cannot[/] converse, reason or understand a novel: on "
-    "the book it shows which scenes reach a model, not how well a real model would answer. "
+    "say when it does not know. It [bold]cannot[/] converse, reason or understand a novel: on the book the table shows "
+    "which scenes would reach a model and what they cost, not how well a real model would answer. "
     "Use --model with a folder or hub id for that."
 )
 
@@ -54,7 +54,9 @@ def print_plan(console: Console, comparison: Comparison) -> None:
 
 def print_comparisons(console: Console, comparisons: Sequence[Comparison]) -> None:
     """Show every question both ways, then the totals."""
-    answers = Table("", "question", "full context", "scenes", "cited from", title="answers", show_lines=True)
+    answers = Table(
+        "", "question", "full context", "scenes", "cited from, or best scene", title="answers", show_lines=True
+    )
     costs = Table(
         "",
         "question",
@@ -68,19 +70,12 @@ def print_comparisons(console: Console, comparisons: Sequence[Comparison]) -> No
     for item in comparisons:
         full, planned = item.full, item.planned
         outside = "" if full.fits else " *"
-        citation = planned.reply.citations[0] if planned.reply.citations else None
-        cited = (
-            f"{'+'.join(citation.message_ids) or citation.source_id} {citation.start}–{citation.end}: "
-            f"“{' '.join(citation.quote.split())[:80]}”"
-            if citation
-            else "–"
-        )
         answers.add_row(
             item.source,
             escape(item.question),
             _answer(item, full.answer) + outside,
             _answer(item, planned.reply.text),
-            escape(cited),
+            escape(_evidence(item)),
         )
         costs.add_row(
             item.source,
@@ -125,10 +120,28 @@ def _print_totals(console: Console, comparisons: Sequence[Comparison]) -> None:
         console.print(f"[yellow]note:[/] {escape(note)}")
 
 
+def _evidence(item: Comparison) -> str:
+    """Return the sentence that holds the answer, or else the best-scored scene the model was given."""
+    reply = item.planned.reply
+    if reply.citations:
+        cited = reply.citations[0]
+        place, quote = "+".join(cited.message_ids) or cited.source_id, cited.quote
+        return f"{place} {cited.start}–{cited.end}: “{_flat(quote, 90)}”"
+    if not reply.plan.activations:
+        return "–"
+    best = max(reply.plan.activations, key=lambda activation: activation.score).scene
+    place = "+".join(best.message_ids) or best.source_id
+    return f"best scene {place} {best.start}–{best.end}: “{_flat(best.text, 150)}”"
+
+
+def _flat(text: str, length: int) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= length else f"{flat[: length - 1]}…"
+
+
 def _answer(item: Comparison, answer: str) -> str:
     colour = {True: "green", False: "red", None: "default"}[item.correct(answer)]
-    flat = " ".join(answer.split())
-    return f"[{colour}]{escape(flat[:120] + ('…' if len(flat) > 120 else ''))}[/]"
+    return f"[{colour}]{escape(_flat(answer, 120))}[/]"
 
 
 def _mib(count: int) -> str:
