@@ -11,6 +11,8 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
+
 from hyperscene_plugin.assemble import (
     INSTRUCTIONS,
     PlanBudget,
@@ -20,8 +22,9 @@ from hyperscene_plugin.assemble import (
     room_for_scenes,
 )
 from hyperscene_plugin.citations import Citation, cite
-from hyperscene_plugin.errors import InputError, ModelError
+from hyperscene_plugin.errors import EncoderError, InputError, ModelError
 from hyperscene_plugin.model.port import GenerationOptions, GenerationResult, LanguageModel
+from hyperscene_plugin.store.base import SceneFilter
 from hyperscene_plugin.text.auto_encoder import resolve_encoder
 from hyperscene_plugin.text.compress import compress_scenes
 from hyperscene_plugin.text.index import SceneIndex, embedding_text
@@ -30,8 +33,6 @@ from hyperscene_plugin.text.segment import segment
 from hyperscene_plugin.types import CompressionResult, Encoder, Message, Scene, Scope, Source
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from hyperscene_plugin.store.base import ForgetReport, StorePort
 
 __all__ = ["Engine", "EngineReply", "RememberReport", "ReplyChunk"]
@@ -147,17 +148,16 @@ class Engine:
             raise InputError("there is nothing to remember: the source is empty or blank")
         name = self.encoder.name if self.encoder is not None else None
         if len(scenes) > _ALL_AT_ONCE:
-            encoder = self.encoder
             report = self.store.add_many(
                 scenes,
                 scope,
-                encode=encoder.encode if encoder is not None else None,
+                encode=(lambda batch: self._encode(batch, None)) if self.encoder is not None else None,
                 encoder_name=name,
                 ttl=ttl,
                 progress=(lambda done: progress("store", done, len(scenes))) if progress else None,
             )
         else:
-            vectors = self._encode(scenes, progress)
+            vectors = self._stored_or_encoded(scenes, scope, progress)
             report = self.store.add(scenes, scope, vectors=vectors, encoder_name=name, ttl=ttl)
             if progress:
                 progress("store", len(scenes), len(scenes))
@@ -369,11 +369,29 @@ class Engine:
                 vectors = self._encode(scenes, None)
         return SceneIndex.build(scenes, encoder=self.encoder, vectors=vectors)
 
-    def _encode(self, scenes: Sequence[Scene], progress: Progress | None) -> np.ndarray | None:
+    def _stored_or_encoded(self, scenes: Sequence[Scene], scope: Scope, progress: Progress | None) -> np.ndarray | None:
+        """Return one vector per scene; what is stored already (a chat sent again whole) is not encoded again."""
         if self.encoder is None:
             return None
-        import numpy as np
+        where = SceneFilter(source_id=tuple(dict.fromkeys(scene.source_id for scene in scenes)))
+        held = self.store.list(scope, where, limit=max(1, self.store.count(scope, where)))
+        id_of = {(scene.key, scene.text): scene.id for scene in held}
+        known = [place for place, scene in enumerate(scenes) if id_of.get((scene.key, scene.text))]
+        ids = [id_of[scenes[place].key, scenes[place].text] for place in known]
+        stored = self.store.get_vectors([i for i in ids if i], scope, self.encoder.name) if known else None
+        if stored is None:
+            return self._encode(scenes, progress)
+        new = sorted(set(range(len(scenes))) - set(known))
+        vectors = np.empty((len(scenes), stored.shape[1]), dtype=np.float32)
+        vectors[known] = stored
+        if new:
+            vectors[new] = self._encode([scenes[place] for place in new], progress)
+        return vectors
 
+    def _encode(self, scenes: Sequence[Scene], progress: Progress | None) -> np.ndarray:
+        """Return float32 vectors of shape (scenes, dimension); needs an encoder."""
+        if self.encoder is None:
+            raise EncoderError("this engine has no encoder")
         parts = []
         for start in range(0, len(scenes), _ENCODE_BATCH):
             parts.append(self.encoder.encode([embedding_text(s) for s in scenes[start : start + _ENCODE_BATCH]]))

@@ -189,7 +189,7 @@ class StorePort(Protocol):
         scenes: Iterable[Scene],
         scope: Scope,
         *,
-        encode: Callable[[Sequence[str]], np.ndarray] | None = None,
+        encode: Callable[[Sequence[Scene]], np.ndarray] | None = None,
         encoder_name: str | None = None,
         ttl: float | timedelta | None = None,
         batch_size: int = 2000,

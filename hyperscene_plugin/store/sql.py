@@ -162,7 +162,7 @@ class SceneStore:
         scenes: Iterable[Scene],
         scope: Scope,
         *,
-        encode: Callable[[Sequence[str]], np.ndarray] | None = None,
+        encode: Callable[[Sequence[Scene]], np.ndarray] | None = None,
         encoder_name: str | None = None,
         ttl: float | timedelta | None = None,
         batch_size: int = 2000,
@@ -173,7 +173,7 @@ class SceneStore:
         Stopped half-way, the finished batches stay; run again, it goes on where it was, since adding is idempotent.
 
         Args:
-            encode: texts → vectors (n, d), called once per batch.
+            encode: scenes → vectors (n, d), called once per batch.
             progress: called after each batch with the number of scenes done.
         """
         if batch_size < 1:
@@ -184,7 +184,7 @@ class SceneStore:
         while batch := list(islice(source, batch_size)):
             for scene in batch:
                 check_scene(scene)
-            found = encode([scene.text for scene in batch]) if encode else None
+            found = encode(batch) if encode else None
             report = self.add(batch, scope, vectors=found, encoder_name=encoder_name if encode else None, ttl=ttl)
             ids += report.ids
             added += report.added

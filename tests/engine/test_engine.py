@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import zlib
 
+import numpy as np
 import pytest
 
 from hyperscene_plugin import Engine, Message, Scope
@@ -223,3 +225,40 @@ def test_more_scenes_than_can_be_ranked_go_through_search_and_are_noted(engine, 
     plan = engine.plan("Where did Gwen move?", scope=ANNA, max_tokens=400, options=SHORT)
     assert "Perth" in plan.messages[0].content
     assert any("found by search" in note for note in plan.notes)
+
+
+class CountingEncoder:
+    """Random but fixed vectors by text; counts what it is asked to encode."""
+
+    name = "counting"
+
+    def __init__(self):
+        self.encoded = []
+
+    def encode(self, texts):
+        self.encoded += texts
+        rows = [np.random.default_rng(zlib.crc32(text.encode())).standard_normal(16) for text in texts]
+        return np.asarray([row / np.linalg.norm(row) for row in rows], dtype=np.float32)
+
+
+def test_a_chat_sent_again_whole_encodes_only_what_is_new(tmp_path):
+    chat = [{"role": "user", "content": f"Message number {n} about {WARES[n]}.", "id": f"m{n}"} for n in range(10)]
+    encoder = CountingEncoder()
+    with Engine(tmp_path / "scenes.db", None, encoder) as engine:
+        engine.remember(chat[:8], scope=ANNA, source_id="chat")
+        assert len(encoder.encoded) == 8
+        again = engine.remember(chat, scope=ANNA, source_id="chat")
+        assert (again.added, again.existing) == (2, 8)
+        assert len(encoder.encoded) == 10
+        stored = engine.store.get_vectors(again.scene_ids, ANNA, "counting")
+        assert np.allclose(stored, CountingEncoder().encode(encoder.encoded), atol=2e-3)  # float16 rows
+
+
+def test_both_ways_of_storing_keep_the_same_vectors(tmp_path, monkeypatch):
+    stored = []
+    for most in (20_000, 1):
+        monkeypatch.setattr("hyperscene_plugin.engine._ALL_AT_ONCE", most)
+        with Engine(tmp_path / f"{most}.db", None, CountingEncoder()) as engine:
+            ids = engine.remember(TEXT, scope=ANNA, source_id="places").scene_ids
+            stored.append(engine.store.get_vectors(ids, ANNA, "counting"))
+    assert np.array_equal(*stored)
