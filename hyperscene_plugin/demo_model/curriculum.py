@@ -16,7 +16,7 @@ class Stage:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage(Mix(max_tokens=320, max_facts=12, absent=0.03, reverse=0.1), 0.9),
+    Stage(Mix(max_tokens=320, max_facts=12, absent=0.03, reverse=0.1, repeat=0.15, quote=0.15), 0.9),
     Stage(
         Mix(
             people=(2, 4, 8, 12, 16),
@@ -30,8 +30,8 @@ STAGES: tuple[Stage, ...] = (
             value_first=0.7,
             digits=0.3,
             gap=0.5,
-            repeat=0.02,
-            quote=0.05,
+            repeat=0.08,
+            quote=0.15,
             max_tokens=640,
         ),
         0.94,
@@ -49,8 +49,8 @@ STAGES: tuple[Stage, ...] = (
             value_first=0.7,
             digits=0.3,
             gap=0.6,
-            repeat=0.03,
-            quote=0.07,
+            repeat=0.0,
+            quote=0.05,
             max_tokens=1100,
         ),
         0.97,
@@ -68,8 +68,8 @@ STAGES: tuple[Stage, ...] = (
             value_first=0.7,
             digits=0.3,
             gap=0.5,
-            repeat=0.03,
-            quote=0.07,
+            repeat=0.0,
+            quote=0.05,
             max_tokens=2400,
         ),
         2.0,

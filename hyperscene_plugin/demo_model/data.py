@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from .lexicon import QUOTE_QUESTIONS, RELATIONS
+from .lexicon import QUOTE_QUESTIONS, RELATIONS, REPEAT_REQUESTS
 from .tokenizer import ASSISTANT, BOS, END, PAD, SYSTEM, USER, token_id
 from .world import Context, World
 
@@ -98,7 +98,7 @@ class Sampler:
         """One sequence of at most ``mix.max_tokens`` ids."""
         quote = bool(self.passages) and rng.random() < mix.quote
         if quote:
-            sentences = rng.choice(self.passages)
+            sentences = list(rng.choice(self.passages))[: rng.choice((1, 2, 3, 8))]
             context = Context(" ".join(sentences), (), ())
             turns = self._quote_turns(rng, sentences, mix)
         else:
@@ -122,7 +122,7 @@ class Sampler:
                 return self.sample(rng, mix)
             sample.breaks.append(len(sample.ids))
             sample.add([*head, *q_ids, self.end, self.assistant], 0.0)
-            weight = 1.0 if len(a_ids) < 12 else 12.0 / len(a_ids)
+            weight = min(1.0, 30 / len(a_ids))  # a long copied answer must not drown the others
             sample.add(a_ids, weight)
             sample.add([self.end], 0.3)
         return sample
@@ -225,8 +225,8 @@ class Sampler:
             marks = [w for w in sorted(set(re.findall(r"[A-Za-z]{5,}", sentence))) if words[w] == 1]
             if marks:
                 turns.append((rng.choice(QUOTE_QUESTIONS).format(v=rng.choice(marks)), sentence))
-        if not turns or rng.random() < 0.2:
-            turns.insert(0, ("Repeat the previous text.", " ".join(sentences)))
+        if not turns or (len(sentences) < 4 and rng.random() < 0.6):
+            turns.insert(0, (rng.choice(REPEAT_REQUESTS), " ".join(sentences)))
         return turns
 
 
