@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Self
-
-import numpy as np
+from typing import TYPE_CHECKING, Required, Self, TypedDict, Unpack
 
 from hyperscene_plugin.assemble import (
     INSTRUCTIONS,
@@ -22,26 +18,18 @@ from hyperscene_plugin.assemble import (
     room_for_scenes,
 )
 from hyperscene_plugin.citations import Citation, cite
-from hyperscene_plugin.errors import EncoderError, InputError, ModelError
+from hyperscene_plugin.errors import InputError, ModelError
 from hyperscene_plugin.model.port import GenerationOptions, GenerationResult, LanguageModel
-from hyperscene_plugin.store.base import SceneFilter
-from hyperscene_plugin.text.auto_encoder import resolve_encoder
-from hyperscene_plugin.text.compress import compress_scenes
-from hyperscene_plugin.text.index import SceneIndex, embedding_text
+from hyperscene_plugin.recall import Progress, Recall
 from hyperscene_plugin.text.render import render
 from hyperscene_plugin.text.segment import segment
-from hyperscene_plugin.types import CompressionResult, Encoder, Message, Scene, Scope, Source
+from hyperscene_plugin.types import Encoder, Message, Scene, Scope, Source
 
 if TYPE_CHECKING:
     from hyperscene_plugin.store.base import ForgetReport, StorePort
 
-__all__ = ["Engine", "EngineReply", "RememberReport", "ReplyChunk"]
+__all__ = ["Asked", "Engine", "EngineReply", "RememberReport", "ReplyChunk"]
 
-Progress = Callable[[str, int, int], None]
-"""``progress(stage, done, total)``; stages are ``encode`` and ``store``."""
-
-_MOST_RANKED = 2000
-_ENCODE_BATCH = 256
 _ALL_AT_ONCE = 20_000
 
 
@@ -80,6 +68,15 @@ class ReplyChunk:
     reply: EngineReply | None = None
 
 
+class Asked(TypedDict, total=False):
+    """What goes with a question; each is explained at :meth:`Engine.plan`."""
+
+    scope: Required[Scope]
+    history: Sequence[Message]
+    max_tokens: int | None
+    options: GenerationOptions | None
+
+
 class Engine:
     """Memory for a local model: stores sources as scenes and answers from those that matter.
 
@@ -108,10 +105,14 @@ class Engine:
             store = SceneStore.open(store)
         self.store: StorePort = store
         self.model = model
-        self.encoder, self._encoder_notes = resolve_encoder(encoder)
+        self._recall = Recall(store, encoder)
         demo = model is not None and model.name == "demo"
         self.instructions = instructions if instructions is not None else "" if demo else INSTRUCTIONS
-        self._indexes = _IndexCache()
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The encoder in use; ``None`` when scenes are found by words alone."""
+        return self._recall.encoder
 
     def __enter__(self) -> Self:
         return self
@@ -146,24 +147,24 @@ class Engine:
         scenes = segment(source, source_id=source_id)
         if not scenes:
             raise InputError("there is nothing to remember: the source is empty or blank")
-        name = self.encoder.name if self.encoder is not None else None
+        name = self._recall.encoder_name
         if len(scenes) > _ALL_AT_ONCE:
             report = self.store.add_many(
                 scenes,
                 scope,
-                encode=(lambda batch: self._encode(batch, None)) if self.encoder is not None else None,
+                encode=(lambda batch: self._recall.encode(batch, None)) if self.encoder is not None else None,
                 encoder_name=name,
                 ttl=ttl,
                 progress=(lambda done: progress("store", done, len(scenes))) if progress else None,
             )
         else:
-            vectors = self._stored_or_encoded(scenes, scope, progress)
+            vectors = self._recall.vectors_for(scenes, scope, progress)
             report = self.store.add(scenes, scope, vectors=vectors, encoder_name=name, ttl=ttl)
             if progress:
                 progress("store", len(scenes), len(scenes))
         sources = tuple(dict.fromkeys(scene.source_id for scene in scenes))
         tokens = sum(self.model.token_counter.count_many([scene.text for scene in scenes])) if self.model else 0
-        return RememberReport(sources, report.ids, report.added, report.existing, tokens, self._encoder_notes)
+        return RememberReport(sources, report.ids, report.added, report.existing, tokens, self._recall.notes)
 
     def forget(
         self,
@@ -213,7 +214,7 @@ class Engine:
         budget = room_for_scenes(
             context_window=model.context_window, fixed_tokens=fixed, reserved_for_reply=reserve, max_tokens=max_tokens
         )
-        result, notes = self._recall(_query(question, history), scope, budget)
+        result, notes = self._recall.find(_query(question, history), scope, budget, model.token_counter)
         message = context_message(result.text if result else "", self.instructions)
         messages = (message, *ending) if message else ending
         prompt_tokens = model.count_prompt_tokens(messages)
@@ -235,35 +236,19 @@ class Engine:
 
     # answer -------------------------------------------------------------------------------------------------
 
-    def generate(
-        self,
-        question: str,
-        *,
-        scope: Scope,
-        history: Sequence[Message] = (),
-        max_tokens: int | None = None,
-        options: GenerationOptions | None = None,
-    ) -> EngineReply:
+    def generate(self, question: str, **asked: Unpack[Asked]) -> EngineReply:
         """Plan and run; arguments and errors as :meth:`plan`, plus those of the model."""
-        plan = self.plan(question, scope=scope, history=history, max_tokens=max_tokens, options=options)
-        return self.run(plan, options)
+        plan = self.plan(question, **asked)
+        return self.run(plan, asked.get("options"))
 
     def run(self, plan: PromptPlan, options: GenerationOptions | None = None) -> EngineReply:
         """Run a plan as it is."""
         return _reply(plan, self._require_model().generate(plan.messages, options))
 
-    def stream(
-        self,
-        question: str,
-        *,
-        scope: Scope,
-        history: Sequence[Message] = (),
-        max_tokens: int | None = None,
-        options: GenerationOptions | None = None,
-    ) -> Iterator[ReplyChunk]:
+    def stream(self, question: str, **asked: Unpack[Asked]) -> Iterator[ReplyChunk]:
         """Plan, then yield the answer piece by piece; the last chunk carries the reply. Closing it cancels."""
-        plan = self.plan(question, scope=scope, history=history, max_tokens=max_tokens, options=options)
-        for chunk in self._require_model().stream(plan.messages, options):
+        plan = self.plan(question, **asked)
+        for chunk in self._require_model().stream(plan.messages, asked.get("options")):
             yield ReplyChunk(chunk.text, _reply(plan, chunk.result) if chunk.result else None)
 
     async def aremember(
@@ -280,47 +265,21 @@ class Engine:
             self.remember, source, scope=scope, source_id=source_id, ttl=ttl, progress=progress
         )
 
-    async def aplan(
-        self,
-        question: str,
-        *,
-        scope: Scope,
-        history: Sequence[Message] = (),
-        max_tokens: int | None = None,
-        options: GenerationOptions | None = None,
-    ) -> PromptPlan:
+    async def aplan(self, question: str, **asked: Unpack[Asked]) -> PromptPlan:
         """Async :meth:`plan`."""
-        return await asyncio.to_thread(
-            self.plan, question, scope=scope, history=history, max_tokens=max_tokens, options=options
-        )
+        return await asyncio.to_thread(self.plan, question, **asked)
 
-    async def agenerate(
-        self,
-        question: str,
-        *,
-        scope: Scope,
-        history: Sequence[Message] = (),
-        max_tokens: int | None = None,
-        options: GenerationOptions | None = None,
-    ) -> EngineReply:
+    async def agenerate(self, question: str, **asked: Unpack[Asked]) -> EngineReply:
         """Async :meth:`generate`; cancelling the task cancels the generation."""
-        async for chunk in self.astream(question, scope=scope, history=history, max_tokens=max_tokens, options=options):
+        async for chunk in self.astream(question, **asked):
             if chunk.reply is not None:
                 return chunk.reply
         raise AssertionError("a finished stream ends with its reply")
 
-    async def astream(
-        self,
-        question: str,
-        *,
-        scope: Scope,
-        history: Sequence[Message] = (),
-        max_tokens: int | None = None,
-        options: GenerationOptions | None = None,
-    ) -> AsyncIterator[ReplyChunk]:
+    async def astream(self, question: str, **asked: Unpack[Asked]) -> AsyncIterator[ReplyChunk]:
         """Async :meth:`stream`."""
-        plan = await self.aplan(question, scope=scope, history=history, max_tokens=max_tokens, options=options)
-        chunks = self._require_model().stream(plan.messages, options)
+        plan = await self.aplan(question, **asked)
+        chunks = self._require_model().stream(plan.messages, asked.get("options"))
         try:
             while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
                 yield ReplyChunk(chunk.text, _reply(plan, chunk.result) if chunk.result else None)
@@ -333,94 +292,6 @@ class Engine:
         if self.model is None:
             raise ModelError("this engine has no model: pass one, for example Engine(store, LocalModel.load('demo'))")
         return self.model
-
-    def _recall(self, query: str, scope: Scope, budget: int) -> tuple[CompressionResult | None, tuple[str, ...]]:
-        """Return the compressed text of the scope's scenes for ``query``, and notes on how they were found."""
-        notes = list(self._encoder_notes)
-        held = self.store.count(scope)
-        if held == 0:
-            return None, (*notes, "the scope holds no scenes: the model answers from the question alone")
-        if held <= _MOST_RANKED:
-            scenes = self.store.list(scope, limit=held, order="source")
-        else:
-            vector = self.encoder.encode([query])[0] if self.encoder is not None else None
-            name = self.encoder.name if self.encoder is not None else None
-            found = self.store.search(query, scope, vector=vector, encoder_name=name, top_k=_MOST_RANKED)
-            scenes = sorted((hit.scene for hit in found), key=lambda scene: (scene.source_id, scene.index))
-            notes += [*found.notes, f"ranked the {len(scenes)} best of {held} scenes found by search"]
-            if not scenes:
-                return None, (*notes, "no scene matches the question")
-        index = self._indexes.get(scenes, lambda: self._build_index(scenes, scope))
-        result = compress_scenes(
-            index,
-            query,
-            max_tokens=budget,
-            tokenizer=self._require_model().token_counter,
-            encoder=self.encoder,
-        )
-        return result, tuple(dict.fromkeys((*notes, *result.notes)))
-
-    def _build_index(self, scenes: Sequence[Scene], scope: Scope) -> SceneIndex:
-        vectors = None
-        if self.encoder is not None:
-            ids = [scene.id for scene in scenes if scene.id is not None]
-            vectors = self.store.get_vectors(ids, scope, self.encoder.name)
-            if vectors is None:  # some were stored under another encoder, or under none
-                vectors = self._encode(scenes, None)
-        return SceneIndex.build(scenes, encoder=self.encoder, vectors=vectors)
-
-    def _stored_or_encoded(self, scenes: Sequence[Scene], scope: Scope, progress: Progress | None) -> np.ndarray | None:
-        """Return one vector per scene; what is stored already (a chat sent again whole) is not encoded again."""
-        if self.encoder is None:
-            return None
-        where = SceneFilter(source_id=tuple(dict.fromkeys(scene.source_id for scene in scenes)))
-        held = self.store.list(scope, where, limit=max(1, self.store.count(scope, where)))
-        id_of = {(scene.key, scene.text): scene.id for scene in held}
-        known = [place for place, scene in enumerate(scenes) if id_of.get((scene.key, scene.text))]
-        ids = [id_of[scenes[place].key, scenes[place].text] for place in known]
-        stored = self.store.get_vectors([i for i in ids if i], scope, self.encoder.name) if known else None
-        if stored is None:
-            return self._encode(scenes, progress)
-        new = sorted(set(range(len(scenes))) - set(known))
-        vectors = np.empty((len(scenes), stored.shape[1]), dtype=np.float32)
-        vectors[known] = stored
-        if new:
-            vectors[new] = self._encode([scenes[place] for place in new], progress)
-        return vectors
-
-    def _encode(self, scenes: Sequence[Scene], progress: Progress | None) -> np.ndarray:
-        """Return float32 vectors of shape (scenes, dimension); needs an encoder."""
-        if self.encoder is None:
-            raise EncoderError("this engine has no encoder")
-        parts = []
-        for start in range(0, len(scenes), _ENCODE_BATCH):
-            parts.append(self.encoder.encode([embedding_text(s) for s in scenes[start : start + _ENCODE_BATCH]]))
-            if progress:
-                progress("encode", min(start + _ENCODE_BATCH, len(scenes)), len(scenes))
-        return np.concatenate(parts)
-
-
-class _IndexCache:
-    """The last few scene indexes, by the ids they hold, so that a second question costs no second indexing."""
-
-    def __init__(self, most: int = 8) -> None:
-        self._most = most
-        self._lock = Lock()
-        self._held: OrderedDict[tuple[str | None, ...], SceneIndex] = OrderedDict()
-
-    def get(self, scenes: Sequence[Scene], build: Callable[[], SceneIndex]) -> SceneIndex:
-        """Return the index of exactly these scenes, built now if it is not held."""
-        key = tuple(scene.id for scene in scenes)
-        with self._lock:
-            if key in self._held:
-                self._held.move_to_end(key)
-                return self._held[key]
-        index = build()
-        with self._lock:
-            self._held[key] = index
-            while len(self._held) > self._most:
-                self._held.popitem(last=False)
-        return index
 
 
 def _query(question: str, history: Sequence[Message]) -> str:

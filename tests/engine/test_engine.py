@@ -220,7 +220,7 @@ def test_errors_say_what_to_do(engine, tmp_path):
 
 
 def test_more_scenes_than_can_be_ranked_go_through_search_and_are_noted(engine, monkeypatch):
-    monkeypatch.setattr("hyperscene_plugin.engine._MOST_RANKED", 4)
+    monkeypatch.setattr("hyperscene_plugin.recall._MOST_RANKED", 4)
     engine.remember(TEXT, scope=ANNA, source_id="places")
     plan = engine.plan("Where did Gwen move?", scope=ANNA, max_tokens=400, options=SHORT)
     assert "Perth" in plan.messages[0].content
