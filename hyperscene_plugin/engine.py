@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,7 +20,7 @@ from hyperscene_plugin.assemble import (
 )
 from hyperscene_plugin.citations import Citation, cite
 from hyperscene_plugin.errors import InputError, ModelError
-from hyperscene_plugin.model.port import GenerationOptions, GenerationResult, LanguageModel
+from hyperscene_plugin.model.port import GenerationOptions, GenerationResult, LanguageModel, TextChunk
 from hyperscene_plugin.recall import Progress, Recall
 from hyperscene_plugin.text.render import render
 from hyperscene_plugin.text.segment import segment
@@ -305,10 +306,15 @@ def _reply(plan: PromptPlan, result: GenerationResult) -> EngineReply:
     return EngineReply(result.text, plan, cite(result.text, scenes, question=plan.question), result)
 
 
-def _close(chunks: object) -> None:
+def _close(chunks: Iterator[TextChunk]) -> None:
+    """Close a stream; after a cancelled wait another thread may be inside it until the next token comes."""
     close = getattr(chunks, "close", None)
-    if close is not None:
-        close()
+    while close is not None:
+        try:
+            close()
+            return
+        except ValueError:  # "generator already executing"
+            time.sleep(0.005)
 
 
 def full_context_messages(scenes: Sequence[Scene], question: str, instructions: str) -> tuple[Message, ...]:

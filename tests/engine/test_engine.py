@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import zlib
 
 import numpy as np
@@ -144,6 +145,20 @@ async def test_the_event_loop_keeps_running_while_a_reply_is_made(engine):
     await engine.agenerate("Where?", scope=ANNA, options=GenerationOptions(max_new_tokens=30))
     ticker.cancel()
     assert ticks > 5
+
+
+async def test_cancelling_a_reply_ends_the_generation(engine):
+    threads = {thread.name for thread in threading.enumerate()}
+    long = GenerationOptions(max_new_tokens=1500)
+    task = asyncio.create_task(engine.agenerate("Where?", scope=ANNA, options=long))
+    await asyncio.sleep(0.3)
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    left = [t for t in threading.enumerate() if t.name not in threads and "asyncio" not in t.name]
+    assert left == []
+    assert (await engine.agenerate("Where?", scope=ANNA, options=SHORT)).result.usage.seconds < 5  # the model is free
 
 
 def test_memories_of_two_users_never_meet(engine):
