@@ -227,6 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--questions", type=int, default=200, help="questions per suite (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--suite", action="append", help="only suites whose name contains this; repeatable")
+    parser.add_argument("--into-report", action="store_true", help="also write the scores to training_report.json")
     parser.add_argument("--json", action="store_true", help="print only the JSON line")
     args = parser.parse_args(argv)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -240,6 +241,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{s.suite:42} {s.exact:7.3f} {chance:>7} {s.questions:9d} {s.tokens:7.0f}")
     rows = [replace(s, exact=round(s.exact, 4), chance=s.chance and round(s.chance, 4)).__dict__ for s in scores]
     seconds = round(time.perf_counter() - started, 1)
+    if args.into_report:
+        path = (args.weights or weights_path()) / "training_report.json"
+        report = json.loads(path.read_text(encoding="utf-8"))
+        report["evaluation"] = {"seed": args.seed, "questions": args.questions, "scores": rows}
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({"seed": args.seed, "seconds": seconds, "scores": rows}))
 
 
