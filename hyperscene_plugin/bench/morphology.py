@@ -133,7 +133,7 @@ def _cut_of(morphemes: Morphemes) -> Cut:
 
 
 def _snowball(language: str) -> Splitter:
-    import snowballstemmer  # type: ignore[import-untyped]
+    import snowballstemmer
 
     stemmer = snowballstemmer.stemmer(language)
 
@@ -167,7 +167,7 @@ def _shared(a: str, b: str) -> int:
 
 def _morfessor(words: Iterable[str], count: int, seed: int) -> Splitter:
     """Morfessor 2 (recursive training) on a sample of the dictionary; its last piece stands for the ending."""
-    import morfessor  # type: ignore[import-untyped]
+    import morfessor
 
     sample = sorted(words)
     random.Random(seed).shuffle(sample)
