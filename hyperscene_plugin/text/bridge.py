@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Bridges", "find_anchors", "find_bridges", "without_titles"]
 
-_FADE = 0.7
-_ANCHORED = 0.8
+_FADE = 1.0
+_ANCHORED = 0.85
 _SPACES = regex.compile(r"\s+")
 
 

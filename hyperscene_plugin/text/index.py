@@ -12,7 +12,7 @@ from scipy import sparse
 
 from hyperscene_plugin.errors import InputError
 from hyperscene_plugin.text.lemmas import lemmatize
-from hyperscene_plugin.text.lexical import TermMatrix
+from hyperscene_plugin.text.lexical import TermMatrix, word_pieces
 from hyperscene_plugin.text.links import fold, mention_matrix, title_words
 from hyperscene_plugin.text.render import day
 from hyperscene_plugin.types import Encoder, Scene, SceneKind
@@ -98,6 +98,11 @@ class SceneIndex:
                 heads[key] = lemmatize("\n".join(part for part in key if part))
             documents.append([*heads[key], *lemmas])
         return TermMatrix.from_lemmas(documents)
+
+    @cached_property
+    def pieces(self) -> TermMatrix:
+        """Runs of four letters in the lemmas of each scene's own text."""
+        return TermMatrix.from_lemmas([word_pieces(lemmas) for lemmas in self.lemmas])
 
     @cached_property
     def documents(self) -> np.ndarray:

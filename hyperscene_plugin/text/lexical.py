@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,10 +15,25 @@ from hyperscene_plugin.text.lemmas import lemmatize
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["TermMatrix"]
+__all__ = ["TermMatrix", "word_pieces"]
 
 _K1 = 1.2
 _B = 0.75
+_PIECE = 4
+
+
+def word_pieces(lemmas: Sequence[str]) -> list[str]:
+    """Return the runs of four letters in ``lemmas``, edges marked, so that derived words meet: ``победа, победитель``.
+
+    A lemma of one letter is one piece.
+    """
+    return [piece for lemma in lemmas for piece in _pieces(lemma)]
+
+
+@lru_cache(maxsize=131_072)
+def _pieces(lemma: str) -> tuple[str, ...]:
+    marked = f"\x02{lemma}\x03"
+    return tuple(marked[start : start + _PIECE] for start in range(max(1, len(marked) - _PIECE + 1)))
 
 
 @dataclass(frozen=True)

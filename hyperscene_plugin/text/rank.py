@@ -15,6 +15,7 @@ import regex
 
 from hyperscene_plugin.text.bridge import Bridges, find_anchors, find_bridges, without_titles
 from hyperscene_plugin.text.lemmas import content_lemmas, lemmatize
+from hyperscene_plugin.text.lexical import word_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +35,7 @@ _SPEAKER = 2.0
 _QUESTION = -0.6
 _LEAD, _SECOND, _ANCHORED, _ANCHORED_LEAD, _CROSSING, _ANCHORED_CROSSING = 1.0, 0.3, 0.5, 2.0, 1.0, 2.0
 _REACHED, _REACHED_LEAD = 5.0, 2.5
+_WORDS_ELSEWHERE, _ANCHORED_REST = -0.3, -0.5
 _RELATION_LEXICAL, _RELATION_SEMANTIC = 0.3, 0.5
 
 
@@ -74,12 +76,17 @@ def _fused(index: SceneIndex, query: str, vector: np.ndarray | None) -> dict[str
     weights = _CHAT if index.is_chat else _TITLED if index.has_titles else _UNTITLED
     if vector is None:
         weights = _lexical_only(weights)
-    columns = index.terms.columns(content_lemmas(query))
+    if not index.is_chat and not index.has_titles:
+        weights = weights | {"lexical": weights["lexical"] / 2, "pieces": weights["lexical"] / 2}
+    lemmas = content_lemmas(query)
+    columns = index.terms.columns(lemmas)
     scores: dict[str, np.ndarray] = {}
     for name, weight in weights.items():
         kind, _, reach = name.partition("_")
         if kind == "lexical":
             raw = index.terms.bm25(columns, index.neighbourhood(reach) if reach else None)
+        elif kind == "pieces":
+            raw = index.pieces.bm25(index.pieces.columns(word_pieces(lemmas)))
         else:
             raw = index.neighbourhood_vectors(reach) @ vector
         scores[name] = weight * _standard(raw)
@@ -127,7 +134,19 @@ def _document_components(
         "title_in_query": bridges.anchored * (_ANCHORED + _ANCHORED_LEAD * lead),
         "names_other": bridges.crossing * (_CROSSING + _ANCHORED_CROSSING * bridges.anchored),
         "bridge": bridges.reached * (_REACHED + _REACHED_LEAD * lead),
+        **_after_the_bridge(first, bridges, lead),
         **_relation_components(index, relation, relation_vector, bridges),
+    }
+
+
+def _after_the_bridge(first: np.ndarray, bridges: Bridges, lead: np.ndarray) -> dict[str, np.ndarray]:
+    """What a bridge takes away: the query's words are about the named document, whose own rest is not asked for."""
+    if not bridges.anchored.any():
+        return {}
+    rest = bridges.anchored * (1 - bridges.crossing) * (1 - lead)
+    return {
+        "words_elsewhere": _WORDS_ELSEWHERE * bridges.reached * first,
+        "anchored_rest": _ANCHORED_REST * float(bridges.reached.max()) * rest,
     }
 
 

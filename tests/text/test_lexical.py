@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from hyperscene_plugin.text.lexical import TermMatrix
+from hyperscene_plugin.text.lexical import TermMatrix, word_pieces
 
 _WORDS = st.lists(st.sampled_from(list("abcdef")), min_size=0, max_size=12)
 
@@ -55,4 +55,21 @@ def test_a_neighbour_lends_its_words() -> None:
 def test_inflected_texts_meet() -> None:
     matrix = TermMatrix.build(["The ships sailed.", "A sheep slept."])
     scores = matrix.bm25(matrix.columns(["ship"]))
+    assert scores[0] > 0 == scores[1]
+
+
+def test_pieces_are_the_four_letter_runs_of_the_marked_word() -> None:
+    for word in ("победитель", "go", "a", "ship"):
+        marked = f"\x02{word}\x03"
+        slow = [marked[start : start + 4] for start in range(len(marked)) if start + 4 <= len(marked)] or [marked]
+        assert word_pieces([word]) == slow
+    assert word_pieces([]) == []
+
+
+def test_derived_words_meet_in_pieces_and_unlike_words_do_not() -> None:
+    documents = [["победитель", "получить", "кубок"], ["дождь", "идти", "утро"]]
+    lemmas = TermMatrix.from_lemmas(documents)
+    pieces = TermMatrix.from_lemmas([word_pieces(document) for document in documents])
+    assert not lemmas.columns(["победа"])
+    scores = pieces.bm25(pieces.columns(word_pieces(["победа"])))
     assert scores[0] > 0 == scores[1]

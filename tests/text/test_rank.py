@@ -108,3 +108,28 @@ def test_vectors_handed_in_equal_vectors_made() -> None:
 def test_vectors_of_another_length_are_refused() -> None:
     with pytest.raises(InputError, match="one vector per scene"):
         SceneIndex.build(cut(FILMS), vectors=np.zeros((2, 8), dtype=np.float32))
+
+
+def test_derived_words_meet_in_documents_without_titles() -> None:
+    texts = ["В городе шёл дождь.", "Победитель турнира получил кубок.", "Рынок открыли утром."]
+    index = SceneIndex.build(cut([Document(text) for text in texts]))
+    scores = score_scenes(index, "Чья это победа?")
+    assert not scores.components["lexical"].any(), "no lemma is shared, or this shows nothing"
+    assert int(np.argmax(scores.total)) == 1
+    assert not score_scenes(index, "Сколько лет слону?").components["pieces"].any()
+
+
+def test_what_a_bridge_takes_away() -> None:
+    index = SceneIndex.build(cut(FILMS))
+    components = score_scenes(index, QUESTION).components
+    places = {scene.text.strip(): place for place, scene in enumerate(index.scenes)}
+    assert components["anchored_rest"][places["It was shot in Lisbon."]] < 0
+    assert np.count_nonzero(components["anchored_rest"]) == 1, (
+        "leads, crossing sentences and other documents keep theirs"
+    )
+    own = [name for name in components if name.startswith("lexical")]
+    for place, bridge in enumerate(components["bridge"].tolist()):
+        reached = bridge / (7.5 if index.leads[place] else 5.0)
+        similarity = sum(float(components[name][place]) for name in own)
+        assert components["words_elsewhere"][place] == pytest.approx(-0.3 * reached * similarity, abs=1e-5)
+    assert "anchored_rest" not in score_scenes(index, "Who was born in Utrecht?").components
