@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ..errors import StoreCorruptError
+from hyperscene_plugin.errors import StoreCorruptError
 
 STATE_KEY = "state"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .data import Mix
+from hyperscene_plugin.demo_model.data import Mix
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from .lexicon import QUOTE_QUESTIONS, RELATIONS, REPEAT_REQUESTS
-from .tokenizer import ASSISTANT, BOS, END, PAD, SYSTEM, USER, token_id
-from .world import Context, World
+from hyperscene_plugin.demo_model.lexicon import QUOTE_QUESTIONS, RELATIONS, REPEAT_REQUESTS
+from hyperscene_plugin.demo_model.tokenizer import ASSISTANT, BOS, END, PAD, SYSTEM, USER, token_id
+from hyperscene_plugin.demo_model.world import Context, World
 
 _CHUNK = re.compile(r"\n| ?[^ \n]+| ")
 PERSON_RELATIONS = tuple(r.name for r in RELATIONS if r.subject == "person")

@@ -20,11 +20,12 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from . import weights_path
-from .data import PERSON_RELATIONS, FragmentEncoder, load_passages
-from .lexicon import BY_NAME
-from .tokenizer import ASSISTANT, BOS, END, PAD, SYSTEM, USER, load_tokenizer, token_id
-from .world import Context, Question, World
+from hyperscene_plugin.demo_model import weights_path
+from hyperscene_plugin.demo_model.data import PERSON_RELATIONS, FragmentEncoder, load_passages
+from hyperscene_plugin.demo_model.lexicon import BY_NAME
+from hyperscene_plugin.demo_model.tokenizer import ASSISTANT, BOS, END, PAD, SYSTEM, USER, load_tokenizer, token_id
+from hyperscene_plugin.demo_model.world import Context, Question, World
+from hyperscene_plugin.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -205,12 +206,12 @@ def evaluate(
 ) -> list[Score]:
     """Scores on the named suites (all by default), each with `questions` items and its own seed.
 
-    Raises ValueError for an unknown suite.
+    Raises InputError for an unknown suite.
     """
     names = list(SUITES) if suites is None else list(suites)
     unknown = [n for n in names if n not in SUITES]
     if unknown:
-        raise ValueError(f"unknown suites {unknown}; known: {list(SUITES)}")
+        raise InputError(f"unknown suites {unknown}; known: {list(SUITES)}")
     judge = Judge(model, tokenizer)
     scores = []
     for name in names:

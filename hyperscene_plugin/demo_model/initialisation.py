@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .lexicon import MONTHS, NAMES, RELATIONS
+from hyperscene_plugin.demo_model.lexicon import MONTHS, NAMES, RELATIONS
+from hyperscene_plugin.errors import InputError
 
 # Residual dimensions (hidden size 264): constant, filler, four flags, then a token's own codes and identity, then
 # what layer 0 gathers: last name, last relation words, last value with its kind, the two tokens before.
@@ -135,12 +136,12 @@ def initialise(
 ) -> None:
     """Lay the circuit out in `model` (changed in place). `sample_ids` (B, T) calibrates the scale of each layer.
 
-    Raises ValueError for a model whose sizes do not have room for it.
+    Raises InputError for a model whose sizes do not have room for it.
     """
     config = model.config
     sizes = (config.hidden_size, config.head_dim, config.num_attention_heads, config.num_hidden_layers)
     if sizes != (HIDDEN, 64, 6, 4):
-        raise ValueError("the circuit is laid out for hidden size 264 and 4 layers of 6 heads of 64")
+        raise InputError("the circuit is laid out for hidden size 264 and 4 layers of 6 heads of 64")
     gen = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
         if weight.dim() == 2:

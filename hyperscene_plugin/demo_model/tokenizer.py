@@ -13,8 +13,9 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from .lexicon import ADJECTIVES, MONTHS, NAMES, OBJECTS, RELATIONS, UNKNOWN
-from .world import World
+from hyperscene_plugin.demo_model.lexicon import ADJECTIVES, MONTHS, NAMES, OBJECTS, RELATIONS, UNKNOWN
+from hyperscene_plugin.demo_model.world import World
+from hyperscene_plugin.errors import InputError
 
 BOS, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 SYSTEM, USER, ASSISTANT = "<|system|>", "<|user|>", "<|assistant|>"
@@ -44,7 +45,7 @@ def lexicon_words() -> tuple[str, ...]:
 def build_tokenizer(book: str = "", vocab_size: int = 3072, seed: int = 0) -> PreTrainedTokenizerFast:
     """Train the tokenizer on world text and `book` (plain text, may be empty).
 
-    Returns a fast tokenizer with special tokens and a chat template. Raises ValueError when a word of the
+    Returns a fast tokenizer with special tokens and a chat template. Raises InputError when a word of the
     lexicon did not become a single token (the vocabulary is too small).
     """
     tokenizer = Tokenizer(models.BPE())
@@ -72,7 +73,7 @@ def build_tokenizer(book: str = "", vocab_size: int = 3072, seed: int = 0) -> Pr
     fast.chat_template = CHAT_TEMPLATE
     broken = [w for w in lexicon_words() if len(fast.encode(" " + w, add_special_tokens=False)) != 1]
     if broken:
-        raise ValueError(f"{len(broken)} words are not single tokens, e.g. {broken[:5]}; raise vocab_size")
+        raise InputError(f"{len(broken)} words are not single tokens, e.g. {broken[:5]}; raise vocab_size")
     return fast
 
 

@@ -22,12 +22,12 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from . import weights_path
-from .checkpoint import load_checkpoint, restore_optimizer, save_checkpoint
-from .curriculum import STAGES
-from .data import Mix, Sampler, load_passages
-from .initialisation import initialise, make_config
-from .tokenizer import build_tokenizer, load_tokenizer
+from hyperscene_plugin.demo_model import weights_path
+from hyperscene_plugin.demo_model.checkpoint import load_checkpoint, restore_optimizer, save_checkpoint
+from hyperscene_plugin.demo_model.curriculum import STAGES
+from hyperscene_plugin.demo_model.data import Mix, Sampler, load_passages
+from hyperscene_plugin.demo_model.initialisation import initialise, make_config
+from hyperscene_plugin.demo_model.tokenizer import build_tokenizer, load_tokenizer
 
 
 @dataclass

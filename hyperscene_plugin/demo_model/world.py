@@ -13,8 +13,19 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .lexicon import ADJECTIVES, BY_NAME, MONTHS, NAMES, OBJECTS, RELATIONS, REPEAT_REQUESTS, UNKNOWN, Relation
-from .smalltalk import day_line, small_talk
+from hyperscene_plugin.demo_model.lexicon import (
+    ADJECTIVES,
+    BY_NAME,
+    MONTHS,
+    NAMES,
+    OBJECTS,
+    RELATIONS,
+    REPEAT_REQUESTS,
+    UNKNOWN,
+    Relation,
+)
+from hyperscene_plugin.demo_model.smalltalk import day_line, small_talk
+from hyperscene_plugin.errors import InputError
 
 HELD_OUT_SHARE = 0.2
 _KNOWN = frozenset(NAMES)
@@ -111,7 +122,7 @@ class World:
             if attempt < 200 and fact.value in avoid:
                 continue  # a small list of values can run out of unused ones: then they repeat
             return fact
-        raise ValueError(f"no {relation!r} value left for {subject!r} with held_out={held_out}")
+        raise InputError(f"no {relation!r} value left for {subject!r} with held_out={held_out}")
 
     def make_facts(
         self,
@@ -131,7 +142,7 @@ class World:
         for kind in kinds:
             _relation(kind)
         if num_people > len(NAMES) or num_things > len(ADJECTIVES) * len(OBJECTS):
-            raise ValueError(
+            raise InputError(
                 f"at most {len(NAMES)} people and {len(ADJECTIVES) * len(OBJECTS)} things fit in one context"
             )
         used: dict[str, list[str]] = {}
@@ -229,7 +240,7 @@ class World:
         newline: float = 0.15,
         noise: float = 0.0,
     ) -> Context:
-        """`make_facts` then `write`. Errors: ValueError for an unknown relation or too many people or things."""
+        """`make_facts` then `write`. Errors: InputError for an unknown relation or too many people or things."""
         rng = rng or self.rng
         facts = self.make_facts(rng, num_people, facts_per_person, relations, held_out, num_things)
         return self.write(facts, rng, style=style, joined=joined, newline=newline, noise=noise)
@@ -259,7 +270,7 @@ class World:
         rng = rng or self.rng
         forms = _relation(fact.relation).reverse
         if not forms:
-            raise ValueError(f"{fact.relation!r} has no reverse questions")
+            raise InputError(f"{fact.relation!r} has no reverse questions")
         lead = "the " if _relation(fact.relation).subject == "thing" else ""
         return Question(rng.choice(forms).format(v=fact.value), f"{lead}{fact.subject}.", fact, "reverse")
 
@@ -277,7 +288,7 @@ class World:
             if (subject, kind) not in known and not (stranger and subject in people):
                 text = rng.choice(_relation(kind).questions).format(s=subject)
                 return Question(text, UNKNOWN, None, "absent")
-        raise ValueError("every person of this context has every relation: nothing is absent")
+        raise InputError("every person of this context has every relation: nothing is absent")
 
     def ask_repeat(self, context: Context, rng: random.Random | None = None) -> Question:
         """A request to repeat the whole context; the answer is its text."""
@@ -317,7 +328,7 @@ def _relation(name: str) -> Relation:
     try:
         return BY_NAME[name]
     except KeyError:
-        raise ValueError(f"unknown relation {name!r}; known: {', '.join(BY_NAME)}") from None
+        raise InputError(f"unknown relation {name!r}; known: {', '.join(BY_NAME)}") from None
 
 
 def _value(spec: Relation, rng: random.Random) -> str:
