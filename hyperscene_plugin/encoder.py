@@ -62,6 +62,11 @@ class SentenceTransformerEncoder:
         """The name the encoder was asked for by."""
         return self._name
 
+    @property
+    def latin_only(self) -> bool:
+        """Whether it is known to be of no use on other scripts: true of the packaged English model."""
+        return self._name == "minilm"
+
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return float32 unit vectors of shape ``(len(texts), dimension)``."""
         vectors = self._model.encode(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from functools import cache
 
+import regex
+
 from hyperscene_plugin.encoder import DEFAULT_ENCODER, load_encoder
 from hyperscene_plugin.errors import ConfigError, EncoderError, MissingPackageError
 from hyperscene_plugin.types import Encoder
@@ -13,10 +15,15 @@ __all__ = ["resolve_encoder"]
 
 _LOG = logging.getLogger(__name__)
 _OFFLINE = "minilm"
+_LETTER = regex.compile(r"\p{L}")
+_LATIN = regex.compile(r"\p{Latin}")
 
 
-def resolve_encoder(encoder: Encoder | str | None) -> tuple[Encoder | None, tuple[str, ...]]:
+def resolve_encoder(encoder: Encoder | str | None, *texts: str) -> tuple[Encoder | None, tuple[str, ...]]:
     """Return the encoder meant and the notes to put in the result.
+
+    ``texts`` are samples of what it would encode. An encoder that says it is ``latin_only`` is left out, with a note,
+    when one of them is mostly in another script: there it is worse than words alone (see ``docs/text-tier.md``).
 
     ``"auto"`` tries the multilingual default, then the packaged English model, then none; every step down is noted
     and logged once per process. ``None`` means no encoder on purpose: no note.
@@ -26,6 +33,19 @@ def resolve_encoder(encoder: Encoder | str | None) -> tuple[Encoder | None, tupl
         MissingPackageError: a model was named explicitly and sentence-transformers is not installed.
         ConfigError: ``encoder`` is neither a name, an encoder nor ``None``.
     """
+    loaded, notes = _resolve(encoder)
+    if getattr(loaded, "latin_only", False) and any(_mostly_other_script(text) for text in texts):
+        assert loaded is not None
+        return None, (*notes, f"semantic scores off: the encoder {loaded.name!r} is English and the text is not")
+    return loaded, notes
+
+
+def _mostly_other_script(text: str) -> bool:
+    letters = len(_LETTER.findall(text))
+    return letters > 0 and 2 * len(_LATIN.findall(text)) < letters
+
+
+def _resolve(encoder: Encoder | str | None) -> tuple[Encoder | None, tuple[str, ...]]:
     if encoder is None:
         return None, ()
     if encoder == "auto":

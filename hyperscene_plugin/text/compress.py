@@ -108,7 +108,7 @@ def compress_scenes(
     tokens_before = costs.whole if whole_text is None else counter.count(whole_text)
     if tokens_before <= max_tokens:
         return _everything(index, costs, whole_text, tokens_before, max_tokens, counter, query)
-    loaded, notes = resolve_encoder(encoder)
+    loaded, notes = resolve_encoder(encoder, query or "", sample(index.scenes))
     if not isinstance(scenes, SceneIndex):
         index = index.with_vectors(loaded, vectors)
     elif loaded is not None:
@@ -116,6 +116,12 @@ def compress_scenes(
     scores = score_centrality(index) if query is None else score_scenes(index, query, loaded)
     selection, text = _select(index, scores, counter, max_tokens, with_novelty=query is None)
     return _result(index, scores, selection, text, counter, tokens_before, max_tokens, query, notes)
+
+
+def sample(scenes: Sequence[Scene], characters: int = 4000) -> str:
+    """Return some text from all over the scenes, to tell its script by."""
+    step = max(1, len(scenes) // 40)
+    return "\n".join(scene.text[: characters // 40] for scene in scenes[::step])
 
 
 def _unlike(index: SceneIndex, encoder: Encoder) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from hyperscene_plugin.errors import BudgetError, InputError
 from hyperscene_plugin.text.auto_encoder import resolve_encoder
-from hyperscene_plugin.text.compress import compress_scenes
+from hyperscene_plugin.text.compress import compress_scenes, sample
 from hyperscene_plugin.text.index import SceneIndex
 from hyperscene_plugin.text.segment import segment
 from hyperscene_plugin.text.spans import Spans, cut, trim
@@ -119,7 +119,7 @@ def excerpt_documents(
             f"blank texts with metadata) take {floor} tokens by {page.counter.name!r}; raise max_tokens, retrieve "
             "fewer of them, or show less of their metadata"
         )
-    loaded, notes = resolve_encoder(encoder)
+    loaded, notes = resolve_encoder(encoder, query or "", sample(scenes))
     index = SceneIndex.build(scenes, encoder=loaded)
     result = _fit(page, index, query, max_tokens, floor, loaded)
     return page.excerpts(replace(result, notes=(*notes, *result.notes)), [kept.scene for kept in result.kept], set())

@@ -194,3 +194,28 @@ def test_a_model_that_cannot_be_loaded_is_noted_once_or_raised(
 def test_a_title_is_shown_only_where_the_text_lacks_it() -> None:
     named = cut([Document("Marta Kell was a director.", title="Marta Kell"), Document("It rains.", title="Weather")])
     assert render(named) == "Marta Kell was a director.\nWeather\nIt rains."
+
+
+class _LatinOnly:
+    name = "latin"
+    latin_only = True
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        self.calls += 1
+        return np.ones((len(texts), 4), dtype=np.float32) / 2
+
+
+def test_an_english_encoder_is_left_out_on_other_scripts_and_that_is_noted() -> None:
+    russian = "Анна живёт в Москве и держит кошку. Борис уехал в Казань учиться. Вера поёт в хоре по субботам."
+    english = "Anna lives in Moscow and keeps a cat. Boris went to study in Kazan. Vera sings in a choir."
+    encoder = _LatinOnly()
+    result = compress(russian, "Где живёт Анна?", max_tokens=28, tokenizer="cl100k_base", encoder=encoder)
+    assert encoder.calls == 0
+    assert any("is English and the text is not" in note for note in result.notes)
+    assert "Москве" in result.text
+    used = compress(english, "Where does Anna live?", max_tokens=12, tokenizer="cl100k_base", encoder=encoder)
+    assert encoder.calls > 0
+    assert not used.notes
