@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -57,6 +58,7 @@ def _root(
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line; return the exit code. Errors go to standard error (as JSON when ``--json`` is given)."""
+    logging.getLogger("hyperscene_plugin").addHandler(logging.NullHandler())  # its warnings are printed as notes
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

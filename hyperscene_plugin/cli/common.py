@@ -95,7 +95,7 @@ def open_engine(chosen: Settings, *, with_model: bool = True) -> Engine:
     store = SceneStore.open(chosen.store)
     try:
         with console().status("loading the model and the encoder…"):
-            if with_model:
+            if with_model or encoder_setting(chosen) is not None:
                 hide_library_bars()
             model = (
                 LocalModel.load(

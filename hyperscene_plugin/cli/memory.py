@@ -123,7 +123,7 @@ def ask(
         return
     typer.echo("")
     for citation in reply.citations:
-        place = f"{citation.source_id} {citation.start}–{citation.end}"
+        place = " ".join([citation.source_id, *citation.message_ids, f"{citation.start}–{citation.end}"])
         console().print(f"  {place}: “{' '.join(citation.quote.split())}”", style="dim", markup=False, highlight=False)
     plan, usage = reply.plan, reply.result.usage
     console().print(

@@ -21,6 +21,7 @@ from hyperscene_plugin.cli.common import (
 )
 from hyperscene_plugin.config import Settings
 from hyperscene_plugin.errors import ConfigError
+from hyperscene_plugin.model import hide_library_bars
 from hyperscene_plugin.store import SceneStore
 from hyperscene_plugin.store.base import SceneFilter
 from hyperscene_plugin.types import Scene, Scope
@@ -115,6 +116,8 @@ def search(
     from hyperscene_plugin.text.auto_encoder import resolve_encoder
 
     chosen, scope = _chosen(store, user, agent, session, encoder=encoder)
+    if encoder_setting(chosen) is not None:
+        hide_library_bars()
     loaded, notes = resolve_encoder(encoder_setting(chosen))
     vector = loaded.encode([query])[0] if loaded is not None else None
     with SceneStore.open(chosen.store) as opened:
