@@ -10,10 +10,15 @@
     │   ├── SceneNotFoundError
     │   ├── StoreVersionError     written by a newer release
     │   └── StoreCorruptError     damaged; never treated as empty
+    ├── HypercodeError        a compact cache on disk could not be saved or loaded
+    │   ├── HypercodeNotFoundError
+    │   ├── HypercodeVersionError     written by a newer release
+    │   └── HypercodeCorruptError     damaged; never treated as empty
     ├── EncoderError          the sentence encoder could not be loaded or used
     └── ModelError            the local language model could not be loaded or used
         ├── ModelNotFoundError
         ├── UnsupportedModelError
+        ├── FingerprintMismatchError  a cache belongs to another model, tokenizer, rope or prefix
         └── OutOfMemoryError
 
 Every message says what was found, what was expected and what to do next.
@@ -25,6 +30,11 @@ __all__ = [
     "BudgetError",
     "ConfigError",
     "EncoderError",
+    "FingerprintMismatchError",
+    "HypercodeCorruptError",
+    "HypercodeError",
+    "HypercodeNotFoundError",
+    "HypercodeVersionError",
     "HypersceneError",
     "InputError",
     "MissingPackageError",
@@ -88,6 +98,22 @@ class StoreCorruptError(StoreError):
     """The store's files are damaged. They are left untouched."""
 
 
+class HypercodeError(HypersceneError):
+    """A compact cache on disk could not be saved or loaded; nothing was half-written."""
+
+
+class HypercodeNotFoundError(HypercodeError, FileNotFoundError):
+    """No compact cache lies in that folder."""
+
+
+class HypercodeVersionError(HypercodeError):
+    """The compact cache was written by a newer release of this package."""
+
+
+class HypercodeCorruptError(HypercodeError):
+    """A compact cache's files are damaged, missing or not what the manifest says. They are left untouched."""
+
+
 class EncoderError(HypersceneError):
     """The sentence encoder could not be loaded or gave an unusable result."""
 
@@ -102,6 +128,24 @@ class ModelNotFoundError(ModelError, FileNotFoundError):
 
 class UnsupportedModelError(ModelError):
     """The architecture is not one this package can drive; the message names it."""
+
+
+class FingerprintMismatchError(ModelError):
+    """A cache was built for another model, tokenizer, rope or prefix; the message lists every difference.
+
+    ``differences`` holds ``(key, stored, expected)``; ``None`` stands for a key that one side lacks.
+    """
+
+    def __init__(self, where: str, differences: tuple[tuple[str, str | None, str | None], ...]) -> None:
+        def shown(value: str | None) -> str:
+            return "nothing" if value is None else repr(value)
+
+        lines = "; ".join(f"{key}: stored {shown(old)}, expected {shown(new)}" for key, old, new in differences)
+        super().__init__(
+            f"{where} does not fit the model in use, {len(differences)} differ: {lines}. "
+            "Load the model it was built with, build it anew, or use the scenes as text"
+        )
+        self.differences = differences
 
 
 class OutOfMemoryError(ModelError, MemoryError):

@@ -59,12 +59,17 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """The finished text and how it ended. ``notes`` records every fallback taken on the way."""
+    """The finished text and how it ended. ``notes`` records every fallback taken on the way.
+
+    ``caches`` says of each compact cache that was handed in whether it was used, and what was read verbatim
+    (``model.hypercode.PlannedCache``).
+    """
 
     text: str
     finish_reason: FinishReason
     usage: Usage
     notes: tuple[str, ...] = ()
+    caches: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 from hyperscene_plugin.errors import InputError, ModelError
 from hyperscene_plugin.types import Message
 
-__all__ = ["PLAIN_FORMAT_NOTE", "SYSTEM_FOLDED_NOTE", "encode_prompt"]
+__all__ = ["PLAIN_FORMAT_NOTE", "SYSTEM_FOLDED_NOTE", "apply_to_text", "encode_prompt"]
 
 PLAIN_FORMAT_NOTE = "the tokenizer has no chat template: roles were written out as plain text"
 SYSTEM_FOLDED_NOTE = "the chat template has no system role: the system text was put before the first user message"
@@ -28,8 +28,7 @@ def encode_prompt(tokenizer: Any, prompt: str | Sequence[Message]) -> tuple[list
     if not prompt:
         raise InputError("the list of messages is empty; give at least one message")
     if not tokenizer.chat_template:
-        text = "".join(f"{message.role}: {message.content}\n" for message in prompt) + "assistant:"
-        return list(tokenizer(text)["input_ids"]), (PLAIN_FORMAT_NOTE,)
+        return list(tokenizer(apply_to_text(tokenizer, prompt))["input_ids"]), (PLAIN_FORMAT_NOTE,)
     try:
         return _apply(tokenizer, prompt), ()
     except Exception as error:  # templates raise jinja2.TemplateError, but also KeyError and TypeError
@@ -40,6 +39,17 @@ def encode_prompt(tokenizer: Any, prompt: str | Sequence[Message]) -> tuple[list
         return _apply(tokenizer, folded), (SYSTEM_FOLDED_NOTE,)
     except Exception as error:
         raise _refused(tokenizer, error) from error
+
+
+def apply_to_text(tokenizer: Any, messages: Sequence[Message], reply: bool = True) -> str:
+    """Return the chat as one string, up to the reply if ``reply``; plain lines where there is no template.
+
+    Raises whatever the template raises.
+    """
+    if not tokenizer.chat_template:
+        return "".join(f"{message.role}: {message.content}\n" for message in messages) + ("assistant:" if reply else "")
+    chat = [{"role": message.role, "content": message.content} for message in messages]
+    return str(tokenizer.apply_chat_template(chat, add_generation_prompt=reply, tokenize=False))
 
 
 def _apply(tokenizer: Any, messages: Sequence[Message]) -> list[int]:

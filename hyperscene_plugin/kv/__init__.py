@@ -1,0 +1,1 @@
+"""Compact key/value caches: selection, fitting, storage and attention, on tensors alone (torch, no transformers)."""

@@ -1,0 +1,435 @@
+"""One block of a source, prefilled whole → its slots: score keys by references, share the budget, fit, measure.
+
+    references with and without the context   what each query is worth               references.py
+    a forward pass over the references        every key's score, every head's aim    _Scoring
+    scores + head profile                     slots for each head, the keys kept     kv.selection, kv.budgets
+    a second pass, layer after layer          bias and values, fitted on queries     _Fitting, kv.fitting
+                                              that have come through compact layers
+    held-out references                       error, mass, KL to the full context    _measure
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperscene_plugin.errors import InputError
+from hyperscene_plugin.kv.budgets import share_slots, slots_within
+from hyperscene_plugin.kv.fitting import HeadFit, fit_head
+from hyperscene_plugin.kv.layout import AssembledContext, AssembledLayer, LayerSlots, stack_heads
+from hyperscene_plugin.kv.rope import unrotate
+from hyperscene_plugin.kv.selection import skip_near_duplicates
+from hyperscene_plugin.model.cache_bridge import AttentionRecorder, RecordedLayer
+from hyperscene_plugin.model.prefill import SourceKV
+from hyperscene_plugin.model.references import (
+    ReferenceBatch,
+    hidden_states,
+    target_log_probs,
+    weigh_by_gain,
+)
+from hyperscene_plugin.model.rope_of import ModelRope
+
+__all__ = [
+    "QUALITIES",
+    "BlockScores",
+    "CompactBlock",
+    "Quality",
+    "compact_block",
+    "evicted_context",
+    "full_global_bytes",
+    "score_block",
+    "select_keys",
+    "window_bytes",
+]
+
+_PIECE_TOKENS = 4096
+_FIT_ROWS = 1024
+_FIT_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What a quality level spends: reference tokens per source token (and at most), fits, passes, duplicates."""
+
+    references_per_token: float
+    most_reference_tokens: int
+    fit: bool
+    sequential: bool
+
+
+QUALITIES = {
+    "fast": Quality(0.25, 4_096, fit=False, sequential=False),
+    "balanced": Quality(0.6, 16_384, fit=True, sequential=True),
+    "best": Quality(6.0, 131_072, fit=True, sequential=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CompactBlock:
+    """The slots of one block; source indices count from the block's first token."""
+
+    layers: tuple[LayerSlots, ...]
+    fidelity: dict[str, float]
+    routing: dict[str, float]
+    scene_kl: dict[int, float]
+    choices: dict[str, int]
+
+
+@dataclass(slots=True)
+class BlockScores:
+    """Scores (tokens,) of every global layer and head, and how surely each head points at the scene asked about."""
+
+    keys: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    on_scene: dict[tuple[int, int], float] = field(default_factory=dict)
+    asked: int = 0
+
+
+def score_block(
+    model: Any, source: SourceKV, references: ReferenceBatch, scene_of: Tensor, progress: Callable[[float], None]
+) -> tuple[BlockScores, ReferenceBatch]:
+    """Return the scores of all keys, and the references with their weights. ``progress`` gets the share done."""
+    scores = BlockScores()
+    weighed: list[ReferenceBatch] = []
+    context, bare = source.context(), source.context(prefix_only=True)
+    pieces = list(references.pieces(_PIECE_TOKENS))
+    for number, piece in enumerate(pieces):
+        alone = target_log_probs(model, piece, hidden_states(model, piece, _at(bare, context.num_positions)))
+        kept: dict[int, RecordedLayer] = {}
+        recorder = AttentionRecorder(_global_layers(source), lambda layer, record: kept.__setitem__(layer, record))
+        hidden = hidden_states(model, piece, context, recorder)
+        piece = weigh_by_gain(piece, target_log_probs(model, piece, hidden), alone)
+        for layer, record in kept.items():
+            _score_layer(scores, layer, record, piece, source, scene_of, _scaling(model, layer))
+        scores.asked += len(piece)
+        weighed.append(piece)
+        progress((number + 1) / len(pieces))
+    return scores, _joined(weighed)
+
+
+def compact_block(
+    model: Any,
+    rope: ModelRope,
+    source: SourceKV,
+    scenes: Sequence[tuple[int, int]],
+    scores: BlockScores,
+    references: ReferenceBatch,
+    held_out: ReferenceBatch | None,
+    *,
+    budget_bytes: int,
+    head_weights: Tensor | None,
+    quality: Quality,
+) -> CompactBlock:
+    """Compact one block into ``budget_bytes`` (windowed layers keep their window on top of it).
+
+    Args:
+        scenes: token spans in the block, in order; they tile it.
+        head_weights: (layers, heads) log factors on the scores of each head (``head_profile``), or ``None``.
+
+    Raises:
+        BudgetError: the budget holds no slot.
+    """
+    scene_of = _scene_of(scenes, source.num_tokens, model.device)
+    kept = select_keys(source, scores, budget_bytes, head_weights)
+    fitting = _Fitting(model, source, kept, scene_of, len(scenes))
+    if quality.fit:
+        batch = _sample(references, _FIT_TOKENS)
+        fitting.batch = batch
+        if quality.sequential:
+            recorder = AttentionRecorder(None, fitting.on_layer)
+            hidden_states(model, batch, source.context(), recorder)
+        else:
+            records: dict[int, RecordedLayer] = {}
+            recorder = AttentionRecorder(None, lambda layer, record: records.__setitem__(layer, record))
+            hidden_states(model, batch, source.context(), recorder)
+            for layer, record in records.items():
+                fitting.on_layer(layer, record)
+    else:
+        for layer in range(len(source.keys)):
+            fitting.unfitted(layer)
+    assembled = AssembledContext(tuple(fitting.layers), source.num_prefix + source.num_tokens)
+    fidelity, scene_kl = _measure(model, source, assembled, held_out)
+    fidelity.update(fitting.errors())
+    layers = tuple(_unrotated(rope, layer, number, source) for number, layer in enumerate(fitting.layers))
+    routing = {f"{layer}.{head}": value / max(1, scores.asked) for (layer, head), value in scores.on_scene.items()}
+    return CompactBlock(layers, fidelity, routing, scene_kl, fitting.choices)
+
+
+def evicted_context(source: SourceKV, kept: dict[tuple[int, int], Tensor]) -> AssembledContext:
+    """Return prefix and kept keys with their own values and no bias, at their own positions."""
+    fitting = _Fitting(None, source, kept, torch.empty(0), 0)
+    for layer in range(len(source.keys)):
+        fitting.unfitted(layer)
+    return AssembledContext(tuple(fitting.layers), source.num_prefix + source.num_tokens)
+
+
+def _score_layer(
+    scores: BlockScores,
+    layer: int,
+    record: RecordedLayer,
+    piece: ReferenceBatch,
+    source: SourceKV,
+    scene_of: Tensor,
+    scaling: float,
+) -> None:
+    keys = source.keys[layer]
+    group = record.query.shape[1] // keys.shape[0]
+    used = piece.weights > 0
+    weights = piece.weights[used]
+    first = _first_reply(piece)[used]
+    owner = piece.scenes[:, None].expand(used.shape)[used]
+    for head in range(keys.shape[0]):
+        best = torch.zeros(source.num_tokens, device=keys.device)
+        pointing = 0.0
+        own_keys = keys[head].float().T
+        for queries, live in _queries(record, head, group, used, scaling):
+            share = queries @ own_keys * scaling
+            total = torch.logaddexp(live, share.logsumexp(-1))
+            share = share[:, source.num_prefix :].sub_(total[:, None]).exp_()
+            pointing += float((share[first] * (scene_of == owner[first, None])).sum()) / group
+            best = torch.maximum(best, share.mul_(weights[:, None]).amax(0))
+        where = (layer, head)
+        scores.keys[where] = torch.maximum(scores.keys[where], best) if where in scores.keys else best
+        scores.on_scene[where] = scores.on_scene.get(where, 0.0) + pointing
+
+
+def _queries(
+    record: RecordedLayer, head: int, group: int, used: Tensor, scaling: float
+) -> list[tuple[Tensor, Tensor]]:
+    """Return, for each query head of the group, the used queries (n, d) float32 and the log mass of their live keys."""
+    live = record.key[:, head].float()
+    causal = torch.ones(live.shape[1], live.shape[1], dtype=torch.bool, device=live.device).tril()
+    found = []
+    for member in range(group):
+        query = record.query[:, head * group + member].float()
+        own = (query @ live.transpose(1, 2) * scaling).masked_fill(~causal, -torch.inf).logsumexp(-1)[used]
+        found.append((query[used], own))
+    return found
+
+
+def select_keys(
+    source: SourceKV, scores: BlockScores, budget_bytes: int, head_weights: Tensor | None
+) -> dict[tuple[int, int], Tensor]:
+    """Return the source tokens that each global head keeps, ascending."""
+    places = sorted(scores.keys)
+    keys = source.keys[places[0][0]]
+    total = slots_within(
+        budget_bytes, keys.shape[2], keys.element_size(), [source.keys[layer].shape[0] for layer in _global_layers(source)]
+    )
+    weighted = []
+    for layer, head in places:
+        factor = 1.0 if head_weights is None else float(head_weights[layer, head].exp())
+        weighted.append(scores.keys[layer, head] * factor)
+    counts = share_slots(weighted, total)
+    kept = {}
+    for where, score, count in zip(places, weighted, counts, strict=True):
+        layer, head = where
+        ranked = score.argsort(descending=True, stable=True)
+        own = slice(source.num_prefix, None)
+        kept[where] = skip_near_duplicates(source.keys[layer][head, own], source.values[layer][head, own], ranked, count)
+        kept[where] = kept[where].sort().values
+    return kept
+
+
+class _Fitting:
+    """Fits layer after layer while the references run through the model; collects the layers and the errors."""
+
+    def __init__(
+        self, model: Any, source: SourceKV, kept: dict[tuple[int, int], Tensor], scene_of: Tensor, num_scenes: int
+    ) -> None:
+        self.model, self.source, self.kept = model, source, kept
+        self.scene_of, self.num_scenes = scene_of, num_scenes
+        self.batch: ReferenceBatch | None = None
+        self.layers: list[AssembledLayer] = []
+        self.choices: dict[str, int] = {}
+        self._fits: list[HeadFit] = []
+
+    def errors(self) -> dict[str, float]:
+        """Mean relative errors over the heads that were fitted."""
+        if not self._fits:
+            return {}
+        count = len(self._fits)
+        return {
+            "output_error": sum(fit.output_error for fit in self._fits) / count,
+            "mass_error": sum(fit.mass_error for fit in self._fits) / count,
+            "output_error_of_eviction": sum(fit.eviction_error for fit in self._fits) / count,
+        }
+
+    def unfitted(self, layer: int) -> None:
+        """Add a layer's kept keys with their own values."""
+        heads = range(self.source.keys[layer].shape[0])
+        self._add(layer, [None for _ in heads])
+
+    def on_layer(self, layer: int, record: RecordedLayer) -> AssembledLayer | None:
+        """Fit one layer on these queries; return it (behind the prefix), for the pass to go on with."""
+        if self.source.windows[layer] is not None:
+            self.unfitted(layer)
+            return None
+        assert self.batch is not None
+        keys, values = self.source.keys[layer], self.source.values[layer]
+        group = record.query.shape[1] // keys.shape[0]
+        scaling = _scaling(self.model, layer)
+        used = self.batch.weights > 0
+        weights = self.batch.weights[used].repeat(group)
+        fits: list[HeadFit | None] = []
+        for head in range(keys.shape[0]):
+            kept = self.kept[layer, head]
+            if not len(kept):
+                fits.append(None)
+                continue
+            pairs = _queries(record, head, group, used, scaling)
+            queries, live = torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs])
+            rows = _spread(len(queries), _FIT_ROWS, queries.device)
+            mass = queries[rows] @ keys[head].float().T * scaling
+            total = torch.logaddexp(live[rows], mass.logsumexp(-1))
+            mass = mass[:, self.source.num_prefix :].sub_(total[:, None]).exp_()
+            held_out = torch.arange(len(rows), device=rows.device) % 4 == 3
+            fits.append(
+                fit_head(
+                    mass,
+                    weights[rows],
+                    values[head, self.source.num_prefix :].float(),
+                    kept,
+                    self.scene_of,
+                    self.num_scenes,
+                    held_out,
+                )
+            )
+        return self._add(layer, fits)
+
+    def _add(self, layer: int, fits: Sequence[HeadFit | None]) -> AssembledLayer:
+        source = self.source
+        keys, values, window = source.keys[layer], source.values[layer], source.windows[layer]
+        if window is not None:
+            whole = source.context().layers[layer]
+            self.layers.append(whole)
+            return whole
+        prefix = torch.arange(source.num_prefix, device=keys.device)
+        key_parts, value_parts, bias_parts, place_parts = [], [], [], []
+        for head, fit in enumerate(fits):
+            kept = self.kept[layer, head] + source.num_prefix
+            rows = torch.cat([prefix, kept])
+            fitted = values[head, kept] if fit is None else fit.values.to(values.dtype)
+            bias = torch.zeros(len(kept), device=keys.device) if fit is None else fit.bias
+            key_parts.append(keys[head, rows])
+            value_parts.append(torch.cat([values[head, : source.num_prefix], fitted]))
+            bias_parts.append(torch.cat([torch.zeros(source.num_prefix, device=keys.device), bias]))
+            place_parts.append(rows)
+            if fit is not None:
+                self._fits.append(fit)
+                self.choices[fit.choice] = self.choices.get(fit.choice, 0) + 1
+        flat, offsets = stack_heads(key_parts)
+        done = AssembledLayer(
+            flat,
+            torch.cat(value_parts),
+            torch.cat(bias_parts),
+            tuple(offsets.tolist()),
+            torch.cat(place_parts),
+            window,
+        )
+        self.layers.append(done)
+        return done
+
+
+def _unrotated(rope: ModelRope, layer: AssembledLayer, number: int, source: SourceKV) -> LayerSlots:
+    """Return the stored form: without the prefix, keys turned back, indices from the block's first token."""
+    own = layer.positions >= source.num_prefix
+    cos, sin = rope.cos_sin(layer.positions[own], number)
+    index = (layer.positions[own] - source.num_prefix).to(torch.int32)
+    counts = [int(own[layer.head(head)].sum()) for head in range(len(layer.offsets) - 1)]
+    offsets = torch.tensor([0, *counts]).cumsum(0).to(torch.int32)
+    keys = unrotate(layer.keys[own], cos, sin)
+    return LayerSlots(keys.cpu(), layer.values[own].cpu(), layer.bias[own].cpu(), offsets, index.cpu(), layer.window)
+
+
+@torch.no_grad()
+def _measure(
+    model: Any, source: SourceKV, compact: AssembledContext, held_out: ReferenceBatch | None
+) -> tuple[dict[str, float], dict[int, float]]:
+    """Return fidelity on held-out references, and the mean KL of each scene that they ask about (nats)."""
+    if held_out is None or not len(held_out):
+        return {}, {}
+    full = hidden_states(model, held_out, source.context())
+    small = hidden_states(model, held_out, compact)
+    rows, at = held_out.reply.nonzero().unbind(1)
+    wanted = model.lm_head(full[rows, at]).float().log_softmax(-1)
+    got = model.lm_head(small[rows, at]).float().log_softmax(-1)
+    kl = (wanted.exp() * (wanted - got)).sum(-1)
+    scenes = held_out.scenes[rows]
+    by_scene = {int(s): float(kl[scenes == s].mean()) for s in scenes.unique()}
+    agreement = float((wanted.argmax(-1) == got.argmax(-1)).float().mean())
+    return {"kl": float(kl.mean()), "top1_agreement": agreement, "held_out_tokens": float(len(kl))}, by_scene
+
+
+def _at(context: AssembledContext, num_positions: int) -> AssembledContext:
+    """Return the same entries, the live tokens starting elsewhere."""
+    return AssembledContext(context.layers, num_positions)
+
+
+def _first_reply(batch: ReferenceBatch) -> Tensor:
+    return batch.reply & (batch.reply.cumsum(1) == 1)
+
+
+def _global_layers(source: SourceKV) -> list[int]:
+    return [layer for layer, window in enumerate(source.windows) if window is None]
+
+
+def _scaling(model: Any, layer: int) -> float:
+    return float(model.model.layers[layer].self_attn.scaling)
+
+
+def _scene_of(scenes: Sequence[tuple[int, int]], num_tokens: int, device: torch.device) -> Tensor:
+    if not scenes or scenes[0][0] != 0 or scenes[-1][1] != num_tokens:
+        raise InputError(f"the scenes must tile the {num_tokens} tokens of the block; got {scenes[:2]} … {scenes[-1:]}")
+    lengths = torch.tensor([end - start for start, end in scenes], device=device)
+    return torch.repeat_interleave(torch.arange(len(scenes), device=device), lengths)
+
+
+def _sample(references: ReferenceBatch, most_tokens: int) -> ReferenceBatch:
+    """Return evenly spread sequences that fit ``most_tokens`` with their padding."""
+    width = int(references.real.sum(1).max())
+    count = min(len(references), max(1, most_tokens // width))
+    return references.rows(_spread(len(references), count, references.ids.device))
+
+
+def _spread(length: int, most: int, device: torch.device) -> Tensor:
+    if length <= most:
+        return torch.arange(length, device=device)
+    return torch.linspace(0, length - 1, most, device=device).long()
+
+
+def _joined(pieces: Sequence[ReferenceBatch]) -> ReferenceBatch:
+    width = max(piece.ids.shape[1] for piece in pieces)
+
+    def pad(tensor: Tensor) -> Tensor:
+        return torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]))
+
+    return ReferenceBatch(
+        torch.cat([pad(p.ids) for p in pieces]),
+        torch.cat([pad(p.reply) for p in pieces]),
+        torch.cat([pad(p.real) for p in pieces]),
+        torch.cat([pad(p.weights) for p in pieces]),
+        torch.cat([p.scenes for p in pieces]),
+    )
+
+
+def window_bytes(source: SourceKV) -> int:
+    """Return the bytes of the windowed layers' entries, which stay whole."""
+    return sum(
+        2 * keys.numel() * keys.element_size()
+        for keys, window in zip(source.keys, source.windows, strict=True)
+        if window is not None
+    )
+
+
+def full_global_bytes(source: SourceKV) -> int:
+    """Return the bytes of the full cache of the source (without prefix) in the global layers."""
+    return sum(
+        2 * keys.shape[0] * source.num_tokens * keys.shape[2] * keys.element_size()
+        for keys, window in zip(source.keys, source.windows, strict=True)
+        if window is None
+    )
+

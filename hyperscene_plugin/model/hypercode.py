@@ -1,0 +1,572 @@
+"""Hypercode for one loaded model: sources → compact caches; caches and a question → the context it is answered from.
+
+    compact   scenes → tokens → blocks behind the prefix → prefill → references → slots        compactor.py
+    prepare   caches + question → gate → zoom → one context at consecutive positions           zoom.py, composition.py
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hyperscene_plugin import demo_model
+from hyperscene_plugin.errors import BudgetError, FingerprintMismatchError, InputError
+from hyperscene_plugin.kv.budgets import MAX_RATIO, MIN_RATIO, bytes_per_slot
+from hyperscene_plugin.kv.fingerprint import check_fingerprint
+from hyperscene_plugin.kv.layout import AssembledContext, CompactCache, LayerSlots, SceneSpan, VerbatimKV
+from hyperscene_plugin.kv.rope import unrotate
+from hyperscene_plugin.kv.storage import MemoryVerbatim, load_compact, save_compact
+from hyperscene_plugin.model.architectures import check_supported
+from hyperscene_plugin.model.cache_bridge import NAME, register
+from hyperscene_plugin.model.compactor import (
+    QUALITIES,
+    CompactBlock,
+    compact_block,
+    full_global_bytes,
+    score_block,
+    window_bytes,
+)
+from hyperscene_plugin.model.composition import ContextPart, assemble_context, place_parts
+from hyperscene_plugin.model.context_template import ContextTemplate
+from hyperscene_plugin.model.head_profile import FILE_NAME, HeadProfile
+from hyperscene_plugin.model.prefill import SourceKV, prefill_source
+from hyperscene_plugin.model.references import build_references
+from hyperscene_plugin.model.rope_of import ModelRope
+from hyperscene_plugin.model.zoom import GATE, choose_zoom, gate_parts, point_at_units
+from hyperscene_plugin.text.segment import segment
+from hyperscene_plugin.text.sentences import sentence_ends
+from hyperscene_plugin.types import Message, Scene, Source
+
+__all__ = ["ContextPlan", "Hypercode", "PlannedCache"]
+
+Progress = Callable[[str, int, int], None]
+"""``progress(stage, done, total)``; stages are ``prefill`` and ``compact``, in source tokens."""
+
+_RESERVE = 256
+"""Positions kept free behind a block for references and replies."""
+_HELD_OUT = 64
+_KL_LIMIT = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCache:
+    """What became of one cache: in or left out (``reason``), which spans are verbatim, its slots and bytes here."""
+
+    source_id: str
+    active: bool
+    reason: str
+    num_source_tokens: int
+    zoomed: tuple[tuple[int, int], ...]
+    zoomed_text: tuple[str, ...]
+    pointing: float
+
+
+@dataclass(frozen=True, slots=True)
+class ContextPlan:
+    """The context that stands before a question, and how it was chosen. ``nbytes`` are held while generating."""
+
+    context: AssembledContext
+    caches: tuple[PlannedCache, ...]
+    nbytes: int
+    full_nbytes: int
+    notes: tuple[str, ...] = ()
+
+
+class Hypercode:
+    """Compacts and assembles for one transformers model. Sets the model's attention once, when made.
+
+    Raises:
+        UnsupportedModelError: the architecture is not one that compact caches can stand behind; names it.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str) -> None:
+        check_supported(model)
+        register()
+        model.set_attn_implementation(NAME)
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.rope = ModelRope(model)
+        self.profile = self._find_profile()
+        self._templates: dict[tuple[str, bool], ContextTemplate] = {}
+        self._prefixes: dict[tuple[int, ...], SourceKV] = {}
+        self._identity: dict[str, str] | None = None
+
+    # identity -----------------------------------------------------------------------------------------------
+
+    def fingerprint(self, template: ContextTemplate) -> dict[str, str]:
+        """Return what a cache depends on: model, weights, tokenizer, chat template, rope, prefix and dtype."""
+        if self._identity is None:
+            config = self.model.config.to_json_string(use_diff=False)
+            sample = next(iter(self.model.parameters())).detach()
+            drop = ("_attn_implementation", "transformers_version", "_name_or_path", "dtype")
+            plain = {k: v for k, v in json.loads(config).items() if k not in drop}
+            self._identity = {
+                "architecture": type(self.model).__name__,
+                "config": _hash(json.dumps(plain, sort_keys=True)),
+                "weights": _weights_hash(self.model),
+                "tokenizer": _hash(json.dumps(sorted(self.tokenizer.get_vocab().items()))),
+                "chat_template": _hash(str(self.tokenizer.chat_template)),
+                "rope": self.rope.fingerprint(),
+                "dtype": str(sample.dtype).removeprefix("torch."),
+            }
+        return {**self._identity, "prefix": template.fingerprint}
+
+    def template(self, instructions: str = "", chat: bool = True) -> ContextTemplate:
+        """Return (and keep) the template for these instructions."""
+        key = (instructions, chat)
+        if key not in self._templates:
+            self._templates[key] = ContextTemplate(self.tokenizer, instructions=instructions, chat=chat)
+        return self._templates[key]
+
+    def prefix(self, template: ContextTemplate) -> SourceKV:
+        """Return the prefilled prefix; computed once."""
+        if template.prefix_ids not in self._prefixes:
+            self._prefixes[template.prefix_ids] = prefill_source(self.model, template.prefix_ids, [])
+        return self._prefixes[template.prefix_ids]
+
+    @property
+    def window(self) -> int:
+        """Positions that may be used in all."""
+        native = int(self.model.config.get_text_config().max_position_embeddings)
+        return native if self.rope.max_positions is None else min(native, self.rope.max_positions)
+
+    def save(self, cache: CompactCache, folder: str | Path, **options: Any) -> Path:
+        """Save a cache; see ``kv.storage.save_compact``."""
+        return save_compact(cache, folder, **options)
+
+    def load(self, folder: str | Path, *, instructions: str = "", chat: bool = True) -> CompactCache:
+        """Load a cache made with this very model, tokenizer and prefix; see ``kv.storage.load_compact``."""
+        return load_compact(folder, expected=self.fingerprint(self.template(instructions, chat)))
+
+    # compact ------------------------------------------------------------------------------------------------
+
+    def compact(
+        self,
+        source: Source | Sequence[Scene],
+        compaction_ratio: float = 12.0,
+        *,
+        quality: str = "balanced",
+        zoom_share: float = 0.5,
+        max_bytes: int | None = None,
+        max_slots: int | None = None,
+        source_id: str | None = None,
+        instructions: str = "",
+        chat: bool = True,
+        checkpoint: str | Path | None = None,
+        progress: Progress | None = None,
+        seed: int = 0,
+    ) -> CompactCache:
+        """Compact a source; arguments and errors as ``LocalModel.compact``."""
+        if quality not in QUALITIES:
+            raise InputError(f"quality must be one of {', '.join(QUALITIES)}; got {quality!r}")
+        if not 0.0 <= zoom_share < 1.0:
+            raise InputError(f"zoom_share must be at least 0 and below 1; got {zoom_share}")
+        if max_bytes is None and max_slots is None and not MIN_RATIO <= compaction_ratio <= MAX_RATIO:
+            raise InputError(f"compaction_ratio must lie between {MIN_RATIO:g} and {MAX_RATIO:g}; got {compaction_ratio}")
+        scenes = _scenes_of(source, source_id)
+        template = self.template(instructions, chat)
+        ids, spans, units = self.tokens_of(scenes, template)
+        blocks = self._blocks(spans, len(template.prefix_ids))
+        done: list[_Finished] = []
+        for number, (first, last) in enumerate(blocks):
+            start, end = spans[first][0], spans[last - 1][1]
+            share = (end - start) / len(ids)
+            block = self._block(
+                scenes[first:last],
+                ids[start:end],
+                [(a - start, b - start) for a, b in spans[first:last]],
+                template,
+                _Budget(compaction_ratio, zoom_share, _part(max_bytes, share), _part(max_slots, share)),
+                quality,
+                seed,
+                _block_file(checkpoint, number),
+                (lambda stage, d, t, start=start: progress(stage, start + d, len(ids))) if progress else None,
+            )
+            done.append(block)
+        return self._merge(done, scenes, ids, spans, units, blocks, template, compaction_ratio, quality, source_id)
+
+    def _block(
+        self,
+        scenes: Sequence[Scene],
+        ids: list[int],
+        spans: list[tuple[int, int]],
+        template: ContextTemplate,
+        budget: _Budget,
+        quality: str,
+        seed: int,
+        checkpoint: Path | None,
+        progress: Progress | None,
+    ) -> _Finished:
+        identity = {**self.fingerprint(template), "budget": str(budget), "quality": quality, "tokens": _hash(str(ids))}
+        if checkpoint is not None and checkpoint.exists():
+            try:
+                return _Finished.of(load_compact(checkpoint, expected=identity))
+            except FingerprintMismatchError:
+                pass  # left by another source or other settings: done again and overwritten
+        level = QUALITIES[quality]
+        kv = prefill_source(
+            self.model, template.prefix_ids, ids, (lambda d: progress("prefill", min(d, len(ids)), 0)) if progress else None
+        )
+        scene_of = torch.repeat_interleave(
+            torch.arange(len(spans), device=self.model.device),
+            torch.tensor([b - a for a, b in spans], device=self.model.device),
+        )
+        wanted = min(level.most_reference_tokens, int(level.references_per_token * len(ids)))
+        references = build_references(
+            self.tokenizer,
+            template,
+            scenes,
+            max_tokens=max(256, int(wanted * 1.15)),
+            longest=min(_RESERVE, self.window - len(template.prefix_ids) - len(ids)),
+            device=self.model.device,
+            seed=seed,
+        )
+        if references is None:
+            raise InputError("the source has no words to ask about; put it in as text")
+        held = min(_HELD_OUT, max(1, len(references) // 8))
+        rows = torch.arange(len(references), device=references.ids.device)
+        held_out, asked = references.rows(rows[-held:]), references.rows(rows[:-held] if len(rows) > held else rows)
+        scores, asked = score_block(
+            self.model,
+            kv,
+            asked,
+            scene_of,
+            (lambda part: progress("compact", int(part * len(ids)), 0)) if progress else lambda _: None,
+        )
+        total = budget.total_bytes(kv)
+        zoom_bytes = int(budget.zoom_share * total)
+        ratio = full_global_bytes(kv) / max(1, total - zoom_bytes)
+        block = compact_block(
+            self.model,
+            self.rope,
+            kv,
+            spans,
+            scores,
+            asked,
+            held_out,
+            budget_bytes=total - zoom_bytes,
+            head_weights=self.profile.at(ratio) if self.profile else None,
+            quality=level,
+        )
+        verbatim = self._verbatim(kv) if budget.zoom_share else None
+        finished = _Finished(block, verbatim, zoom_bytes, full_global_bytes(kv) + window_bytes(kv))
+        if checkpoint is not None:
+            save_compact(finished.to_cache(scenes, spans, ids, identity, quality), checkpoint, overwrite=True)
+        return finished
+
+    def _verbatim(self, kv: SourceKV) -> MemoryVerbatim:
+        layers = []
+        positions = torch.arange(kv.num_prefix, kv.num_prefix + kv.num_tokens, device=self.model.device)
+        for number, (keys, values, window) in enumerate(zip(kv.keys, kv.values, kv.windows, strict=True)):
+            if window is not None:  # a windowed layer is never zoomed: its window is whole already
+                empty = torch.zeros(1, 1, 1, dtype=keys.dtype).expand(keys.shape[0], kv.num_tokens, keys.shape[2])
+                layers.append((empty, empty))
+                continue
+            cos, sin = self.rope.cos_sin(positions, number)
+            layers.append((unrotate(keys[:, kv.num_prefix :], cos, sin).cpu(), values[:, kv.num_prefix :].cpu()))
+        return MemoryVerbatim(layers)
+
+    def tokens_of(
+        self, scenes: Sequence[Scene], template: ContextTemplate
+    ) -> tuple[list[int], list[tuple[int, int]], list[tuple[int, int]]]:
+        """Return the source's tokens, each scene's token span, and the token spans of its sentences."""
+        text, lead = template.context_text("".join(scene.text for scene in scenes))
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, ends = list(encoded["input_ids"]), [end for _, end in encoded["offset_mapping"]]
+        spans: list[tuple[int, int]] = []
+        units: list[tuple[int, int]] = []
+        at, place = 0, lead
+        for scene in scenes:
+            first = at
+            for end in sentence_ends(scene.text) or [len(scene.text)]:
+                last = bisect_right(ends, place + end)
+                if last > at:
+                    units.append((at, last))
+                    at = last
+            place += len(scene.text)
+            last = bisect_right(ends, place)
+            if last > at:
+                units.append((at, last))
+                at = last
+            spans.append((first, at))
+        if at < len(ids):
+            spans[-1] = (spans[-1][0], len(ids))
+            units[-1] = (units[-1][0], len(ids))
+        return ids, spans, units
+
+    def _blocks(self, spans: Sequence[tuple[int, int]], num_prefix: int) -> list[tuple[int, int]]:
+        """Return runs of scenes (first, last) that fit the window with room for references."""
+        room = self.window - num_prefix - _RESERVE
+        if room < 16:
+            raise BudgetError(f"the model's window of {self.window} leaves no room for a source and a question")
+        blocks: list[tuple[int, int]] = []
+        first = 0
+        for number, (_, end) in enumerate(spans):
+            if spans[number][1] - spans[number][0] > room:
+                raise InputError(f"scene {number} has {end - spans[number][0]} tokens and the window room for {room}")
+            if end - spans[first][0] > room:
+                blocks.append((first, number))
+                first = number
+        return [*blocks, (first, len(spans))]
+
+    def _merge(
+        self,
+        done: Sequence[_Finished],
+        scenes: Sequence[Scene],
+        ids: list[int],
+        spans: Sequence[tuple[int, int]],
+        units: Sequence[tuple[int, int]],
+        blocks: Sequence[tuple[int, int]],
+        template: ContextTemplate,
+        ratio: float,
+        quality: str,
+        source_id: str | None,
+    ) -> CompactCache:
+        starts = [spans[first][0] for first, _ in blocks]
+        layers = tuple(
+            _joined_slots([f.block.layers[layer] for f in done], starts, len(ids))
+            for layer in range(len(done[0].block.layers))
+        )
+        kl = {first + s: v for f, (first, _) in zip(done, blocks, strict=True) for s, v in f.block.scene_kl.items()}
+        spans_of = tuple(
+            SceneSpan(a, b, s.text, s.key, f"fidelity: KL {kl[n]:.2f} > {_KL_LIMIT:g}" if kl.get(n, 0) > _KL_LIMIT else "")
+            for n, (s, (a, b)) in enumerate(zip(scenes, spans, strict=True))
+        )
+        kept = [f.verbatim for f in done]
+        verbatim: VerbatimKV | None = None
+        if all(v is not None for v in kept):
+            verbatim = MemoryVerbatim(
+                [_joined_verbatim([v for v in kept if v is not None], n) for n in range(len(layers))]
+            ) if len(kept) > 1 else kept[0]
+        return CompactCache(
+            layers=layers,
+            scenes=spans_of,
+            token_ids=torch.tensor(ids),
+            compaction_ratio=ratio,
+            full_nbytes=sum(f.full_nbytes for f in done),
+            quality=quality,
+            fingerprint=self.fingerprint(template),
+            source_id=source_id or scenes[0].source_id,
+            block_starts=tuple(starts),
+            zoom_bytes=sum(f.zoom_bytes for f in done),
+            zoom_units=tuple(units),
+            fidelity=_mean([f.block.fidelity for f in done]),
+            routing=_mean([f.block.routing for f in done]),
+            notes=() if self.profile else ("no head profile of this model: run calibrate() once for better budgets",),
+            verbatim=verbatim,
+        )
+
+    # prepare ------------------------------------------------------------------------------------------------
+
+    def prepare(
+        self,
+        prompt: str | Sequence[Message],
+        caches: Sequence[CompactCache],
+        *,
+        instructions: str = "",
+        chat: bool = True,
+        gate: bool = True,
+        zoom: bool = True,
+        reserve: int = _RESERVE,
+    ) -> tuple[list[int], ContextPlan]:
+        """Return the live tokens of ``prompt`` and the context to put before them.
+
+        Raises:
+            FingerprintMismatchError: a cache belongs to another model, tokenizer or prefix; lists the differences.
+            BudgetError: the caches do not fit the window, even after the gate.
+        """
+        template = self.template(instructions, chat)
+        for cache in caches:
+            check_fingerprint(cache.fingerprint, self.fingerprint(template), cache.source_id or "the given cache")
+        live = template.suffix_ids(prompt)
+        prefix = self.prefix(template)
+        room = self.window - prefix.num_prefix - len(live) - reserve
+        parts = [ContextPart(cache) for cache in caches]
+        pointed = [0.0] * len(parts)
+        reasons = [""] * len(parts)
+        notes: list[str] = []
+        zoomed: list[tuple[tuple[int, int], ...]] = [()] * len(parts)
+        can_zoom = zoom and any(c.verbatim is not None and c.zoom_bytes for c in caches)
+        if parts and (can_zoom or (gate and len(parts) > 1)):
+            places, context = self._compact_only(prefix, parts, room)
+            pointing = point_at_units(self.model, self.rope, context, parts, places, live)
+            pointed = [float(p.scores.max()) if len(p.scores) else 0.0 for p in pointing]
+            stay = gate_parts(pointing, GATE) if gate else [True] * len(parts)
+            reasons = ["" if s else f"gate: pointed at {p:.3f}, the best {max(pointed):.3f}" for s, p in zip(stay, pointed, strict=True)]
+            if can_zoom:
+                active = [i for i, s in enumerate(stay) if s]
+                chosen = choose_zoom(
+                    [parts[i] for i in active],
+                    [pointing[i] for i in active],
+                    sum(caches[i].zoom_bytes for i in active),
+                )
+                for i, spans in zip(active, chosen, strict=True):
+                    zoomed[i] = spans
+        used = [replace(part, zoomed=zoomed[i]) for i, part in enumerate(parts) if not reasons[i]]
+        context = assemble_context(prefix, used, self.rope, room)
+        planned = tuple(
+            PlannedCache(
+                cache.source_id,
+                not reasons[i],
+                reasons[i],
+                cache.num_source_tokens,
+                zoomed[i],
+                tuple(str(self.tokenizer.decode(cache.token_ids[a:b].tolist())) for a, b in zoomed[i]),
+                pointed[i],
+            )
+            for i, cache in enumerate(caches)
+        )
+        full = sum(cache.full_nbytes for cache in caches) + prefix.nbytes
+        return live, ContextPlan(context, planned, context.nbytes, full, tuple(notes))
+
+    def _compact_only(
+        self, prefix: SourceKV, parts: Sequence[ContextPart], room: int
+    ) -> tuple[list[torch.Tensor], AssembledContext]:
+        """Return places and context of all parts for pointing; where they do not fit together, over each other.
+
+        Caches that are only pointed at may share positions: rotary distance matters little there, and none is left out
+        unheard.
+        """
+        if sum(part.cache.num_source_tokens for part in parts) <= room:
+            places, _ = place_parts(parts, prefix.num_prefix, room)
+            return places, assemble_context(prefix, parts, self.rope, room)
+        places = [torch.arange(part.cache.num_source_tokens) % max(1, room) + prefix.num_prefix for part in parts]
+        return places, assemble_context(prefix, [], self.rope, room)
+
+    def _find_profile(self) -> HeadProfile | None:
+        folder = demo_model.weights_path() if self.name == "demo" else Path(self.name).expanduser()
+        file = folder / FILE_NAME
+        return HeadProfile.load(file) if file.is_file() else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Budget:
+    ratio: float
+    zoom_share: float
+    max_bytes: int | None
+    max_slots: int | None
+
+    def total_bytes(self, kv: SourceKV) -> int:
+        """Return the bytes for slots and zoom together in the global layers."""
+        if self.max_bytes is not None:
+            return max(0, self.max_bytes - window_bytes(kv))
+        if self.max_slots is not None:
+            keys = next(k for k, w in zip(kv.keys, kv.windows, strict=True) if w is None)
+            heads = sum(k.shape[0] for k, w in zip(kv.keys, kv.windows, strict=True) if w is None)
+            offsets = sum(4 * (k.shape[0] + 1) for k, w in zip(kv.keys, kv.windows, strict=True) if w is None)
+            return self.max_slots * heads * bytes_per_slot(keys.shape[2], keys.element_size()) + offsets
+        return int(full_global_bytes(kv) / self.ratio)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """One compacted block with what is kept beside its slots."""
+
+    block: CompactBlock
+    verbatim: VerbatimKV | None
+    zoom_bytes: int
+    full_nbytes: int
+
+    def to_cache(
+        self,
+        scenes: Sequence[Scene],
+        spans: Sequence[tuple[int, int]],
+        ids: list[int],
+        identity: dict[str, str],
+        quality: str,
+    ) -> CompactCache:
+        """Return the block in the form that is saved as a checkpoint."""
+        return CompactCache(
+            layers=self.block.layers,
+            scenes=tuple(SceneSpan(a, b, s.text, s.key) for s, (a, b) in zip(scenes, spans, strict=True)),
+            token_ids=torch.tensor(ids),
+            compaction_ratio=0.0,
+            full_nbytes=self.full_nbytes,
+            quality=quality,
+            fingerprint=identity,
+            zoom_bytes=self.zoom_bytes,
+            fidelity={**self.block.fidelity, **{f"scene {n}": kl for n, kl in self.block.scene_kl.items()}},
+            routing=self.block.routing,
+            verbatim=self.verbatim,
+        )
+
+    @classmethod
+    def of(cls, cache: CompactCache) -> _Finished:
+        """Read a checkpoint back."""
+        scene_kl = {int(k.removeprefix("scene ")): v for k, v in cache.fidelity.items() if k.startswith("scene ")}
+        fidelity = {k: v for k, v in cache.fidelity.items() if not k.startswith("scene ")}
+        block = CompactBlock(cache.layers, fidelity, dict(cache.routing), scene_kl, {})
+        return cls(block, cache.verbatim, cache.zoom_bytes, cache.full_nbytes)
+
+
+def _scenes_of(source: Source | Sequence[Scene], source_id: str | None) -> list[Scene]:
+    if isinstance(source, Sequence) and not isinstance(source, str) and source and isinstance(source[0], Scene):
+        scenes = [scene for scene in source if isinstance(scene, Scene)]
+    else:
+        scenes = segment(source, source_id=source_id)  # type: ignore[arg-type]
+    if not any(scene.text.strip() for scene in scenes):
+        raise InputError("there is nothing to compact: the source is empty or blank")
+    return scenes
+
+
+def _joined_slots(parts: Sequence[LayerSlots], starts: Sequence[int], num_tokens: int) -> LayerSlots:
+    """Return the slots of all blocks, head by head; a windowed layer keeps the last block's window."""
+    if len(parts) == 1:
+        return parts[0]
+    if parts[0].window is not None:
+        last = parts[-1]
+        return replace(last, source_index=last.source_index + starts[-1])
+    heads = parts[0].num_heads
+    pick = [(p, s, p.head(h)) for h in range(heads) for p, s in zip(parts, starts, strict=True)]
+    counts = [sum(p.head(h).stop - p.head(h).start for p in parts) for h in range(heads)]
+    return LayerSlots(
+        torch.cat([p.keys[rows] for p, _, rows in pick]),
+        torch.cat([p.values[rows] for p, _, rows in pick]),
+        torch.cat([p.bias[rows] for p, _, rows in pick]),
+        torch.tensor([0, *counts]).cumsum(0).to(torch.int32),
+        torch.cat([p.source_index[rows] + s for p, s, rows in pick]).to(torch.int32),
+        None,
+    )
+
+
+def _joined_verbatim(parts: Sequence[VerbatimKV], layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    pairs = [part.read(layer, 0, part.num_tokens) for part in parts]  # type: ignore[attr-defined]
+    return torch.cat([keys for keys, _ in pairs], 1), torch.cat([values for _, values in pairs], 1)
+
+
+def _mean(records: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = sorted({name for record in records for name in record})
+    return {n: sum(r.get(n, 0.0) for r in records) / len(records) for n in names}
+
+
+def _part(whole: int | None, share: float) -> int | None:
+    return None if whole is None else max(1, int(whole * share))
+
+
+def _block_file(checkpoint: str | Path | None, number: int) -> Path | None:
+    if checkpoint is None:
+        return None
+    Path(checkpoint).mkdir(parents=True, exist_ok=True)
+    return Path(checkpoint) / f"block-{number:05d}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _weights_hash(model: Any) -> str:
+    """Hash names, shapes and a spread of elements of every weight: different weights differ, and it takes no time."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        flat = parameter.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
+        digest.update(f"{name}{tuple(parameter.shape)}{[round(x, 6) for x in sample.tolist()]}".encode())
+    return digest.hexdigest()
+
+
