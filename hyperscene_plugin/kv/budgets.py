@@ -53,7 +53,9 @@ def share_slots(scores: Sequence[Tensor], total: int, *, floor: float = 0.0, cap
     most = sizes if cap is None else torch.minimum(sizes, torch.full_like(sizes, max(1, int(cap * even))))
     if int(most.sum()) < total:
         most = sizes
-    shifted = torch.cat([_rank_bounded(head, int(low), int(high)) for head, low, high in zip(scores, least, most, strict=True)])
+    shifted = torch.cat(
+        [_rank_bounded(head, int(low), int(high)) for head, low, high in zip(scores, least, most, strict=True)]
+    )
     owner = torch.repeat_interleave(torch.arange(len(scores)), sizes)
     winners = owner[shifted.topk(total).indices.cpu()]
     return torch.bincount(winners, minlength=len(scores)).tolist()

@@ -123,6 +123,15 @@ class VerbatimKV(Protocol):
         """Return the un-rotated keys of one head for all tokens, (tokens, head_dim)."""
         ...
 
+    def has_layer(self, layer: int) -> bool:
+        """Tell whether a layer can be read; those with a sliding window are not kept."""
+        ...
+
+    @property
+    def num_tokens(self) -> int:
+        """Source tokens that can be read."""
+        ...
+
     @property
     def nbytes(self) -> int:
         """Bytes it takes where it lies."""

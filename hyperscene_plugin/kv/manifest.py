@@ -87,6 +87,10 @@ def _is_record(**fields: Callable[[object], bool]) -> Callable[[object], bool]:
     )
 
 
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
+
+
 _SCENE = _is_record(
     start=_is_count, end=_is_count, key=_is_text, text_only=_is_text, text_start=_is_count, text_end=_is_count
 )
@@ -105,7 +109,7 @@ _KEYS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "windows": ("counts or nulls", _is_list(lambda value: value is None or _is_count(value))),
     "block_starts": ("counts", _is_list(_is_count)),
     "zoom_bytes": ("a count", _is_count),
-    "zoom_units": ("pairs of counts", _is_list(lambda value: _is_list(_is_count)(value) and len(value) == 2)),
+    "zoom_units": ("pairs of counts", _is_list(_is_pair)),
     "bytes_in_memory": ("a count", _is_count),
     "bytes_on_disk": ("a count", _is_count),
     "full_cache_bytes": ("a count", _is_count),
@@ -132,6 +136,9 @@ def problems(manifest: Mapping[str, Any]) -> list[str]:
         ends = [0, *(scene[key] for scene in manifest["scenes"] for key in ("start", "end"))]
         if sorted(ends) != ends or ends[-1] > manifest["num_source_tokens"]:
             found.append(f"scenes must ascend within the source's {manifest['num_source_tokens']} tokens")
+        ends = [0, *(place for unit in manifest["zoom_units"] for place in unit)]
+        if sorted(ends) != ends or ends[-1] > manifest["num_source_tokens"]:
+            found.append(f"zoom units must ascend within the source's {manifest['num_source_tokens']} tokens")
     return found
 
 

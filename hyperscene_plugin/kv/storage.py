@@ -189,6 +189,8 @@ def _verbatim_of(cache: CompactCache) -> dict[str, Tensor]:
         return {}
     arrays: dict[str, Tensor] = {}
     for layer, slots in enumerate(cache.layers):
+        if slots.window is not None:  # never zoomed: its window is whole already
+            continue
         keys, values = cache.verbatim.read(layer, 0, cache.num_source_tokens)
         wanted = (slots.num_heads, cache.num_source_tokens, slots.keys.shape[1])
         if tuple(keys.shape) != wanted or tuple(values.shape) != wanted or not keys.is_floating_point():
@@ -244,13 +246,14 @@ def _manifest_of(cache: CompactCache, storage: Storage, text: bytes, scenes: lis
 
 def _cache_of(folder: Path, manifest: Mapping[str, Any]) -> CompactCache:
     text = (folder / SOURCE).read_bytes()
+    windows = manifest["windows"]
     digest = hashlib.sha256(text).hexdigest()
     if digest != manifest["source_sha256"]:
         raise InputError(f"the source text has SHA-256 {digest}, stored was {manifest['source_sha256']}")
     source = text.decode()
     handle = open_arrays(folder / SLOTS)
     cache = CompactCache(
-        layers=tuple(_layer_of(handle, layer, manifest) for layer in range(len(manifest["windows"]))),
+        layers=tuple(_layer_of(handle, layer, manifest) for layer in range(len(windows))),
         scenes=_scenes_of(source, manifest["scenes"]),
         token_ids=handle.get_tensor("token_ids"),
         compaction_ratio=float(manifest["compaction_ratio"]),
@@ -264,8 +267,12 @@ def _cache_of(folder: Path, manifest: Mapping[str, Any]) -> CompactCache:
         fidelity={key: float(value) for key, value in manifest["fidelity"].items()},
         routing={key: float(value) for key, value in manifest["routing"].items()},
         notes=tuple(manifest["notes"]),
-        verbatim=FileVerbatim(folder / VERBATIM) if VERBATIM in manifest["files"] else None,
+        verbatim=FileVerbatim(folder / VERBATIM, len(windows)) if VERBATIM in manifest["files"] else None,
     )
+    if cache.verbatim is not None:
+        lacking = [n for n, window in enumerate(windows) if window is None and not cache.verbatim.has_layer(n)]
+        if lacking:
+            raise InputError(f"{VERBATIM} lacks the keys and values of the layers {lacking}")
     for what, held in (("num_source_tokens", cache.num_source_tokens), ("num_slots", cache.num_slots)):
         if held != manifest[what]:
             raise InputError(f"{SLOTS} holds {held} for {what}, the manifest {manifest[what]}")

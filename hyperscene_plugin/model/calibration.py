@@ -61,7 +61,8 @@ def calibrate(
         raise InputError("calibration needs at least one text with a few sentences")
     keys = samples[0].kv.keys
     shape = (len(keys), keys[0].shape[0])
-    weights, report = [], {}
+    weights: list[Tensor] = []
+    report: dict[str, float] = {}
     start: Tensor | None = None
     for number, ratio in enumerate(sorted(ratios)):
 
@@ -72,7 +73,7 @@ def calibrate(
             if progress:
                 progress("calibrate", number * total + done, len(ratios) * total)
 
-        best, lowest, first = search_weights(loss, shape, start=start, progress=report_progress)
+        best, lowest, _ = search_weights(loss, shape, start=start, progress=report_progress)
         weights.append(best)
         report |= {f"kl_before_at_{ratio:g}": round(loss(torch.zeros(shape)), 4), f"kl_at_{ratio:g}": round(lowest, 4)}
         start = best

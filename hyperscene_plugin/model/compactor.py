@@ -1,11 +1,11 @@
 """One block of a source, prefilled whole → its slots: score keys by references, share the budget, fit, measure.
 
-    references with and without the context   what each query is worth               references.py
-    a forward pass over the references        every key's score, every head's aim    _Scoring
-    scores + head profile                     slots for each head, the keys kept     kv.selection, kv.budgets
-    a second pass, layer after layer          bias and values, fitted on queries     _Fitting, kv.fitting
-                                              that have come through compact layers
-    held-out references                       error, mass, KL to the full context    _measure
+references with and without the context   what each query is worth               references.py
+a forward pass over the references        every key's score, every head's aim    _Scoring
+scores + head profile                     slots for each head, the keys kept     kv.selection, kv.budgets
+a second pass, layer after layer          bias and values, fitted on queries     _Fitting, kv.fitting
+                                          that have come through compact layers
+held-out references                       error, mass, KL to the full context    _measure
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Quality:
 QUALITIES = {
     "fast": Quality(0.25, 4_096, fit=False, sequential=False),
     "balanced": Quality(0.6, 16_384, fit=True, sequential=True),
-    "best": Quality(6.0, 131_072, fit=True, sequential=True),
+    "best": Quality(3.2, 131_072, fit=True, sequential=True),
 }
 
 
@@ -99,7 +99,7 @@ def score_block(
     for number, piece in enumerate(pieces):
         alone = target_log_probs(model, piece, hidden_states(model, piece, _at(bare, context.num_positions)))
         kept: dict[int, RecordedLayer] = {}
-        recorder = AttentionRecorder(_global_layers(source), lambda layer, record: kept.__setitem__(layer, record))
+        recorder = AttentionRecorder(_global_layers(source), kept.__setitem__)
         hidden = hidden_states(model, piece, context, recorder)
         piece = weigh_by_gain(piece, target_log_probs(model, piece, hidden), alone)
         for layer, record in kept.items():
@@ -196,9 +196,7 @@ def _score_layer(
         scores.on_scene[where] = scores.on_scene.get(where, 0.0) + pointing
 
 
-def _queries(
-    record: RecordedLayer, head: int, group: int, used: Tensor, scaling: float
-) -> list[tuple[Tensor, Tensor]]:
+def _queries(record: RecordedLayer, head: int, group: int, used: Tensor, scaling: float) -> list[tuple[Tensor, Tensor]]:
     """Return, for each query head of the group, the used queries (n, d) float32 and the log mass of their live keys."""
     live = record.key[:, head].float()
     causal = torch.ones(live.shape[1], live.shape[1], dtype=torch.bool, device=live.device).tril()
@@ -216,9 +214,8 @@ def select_keys(
     """Return the source tokens that each global head keeps, ascending."""
     places = sorted(scores.keys)
     keys = source.keys[places[0][0]]
-    total = slots_within(
-        budget_bytes, keys.shape[2], keys.element_size(), [source.keys[layer].shape[0] for layer in _global_layers(source)]
-    )
+    heads = [source.keys[layer].shape[0] for layer in _global_layers(source)]
+    total = slots_within(budget_bytes, keys.shape[2], keys.element_size(), heads)
     weighted = []
     for layer, head in places:
         factor = 1.0 if head_weights is None else float(head_weights[layer, head].exp())
@@ -228,9 +225,8 @@ def select_keys(
     for where, score, count in zip(places, weighted, counts, strict=True):
         layer, head = where
         ranked = score.argsort(descending=True, stable=True)
-        own = slice(source.num_prefix, None)
-        kept[where] = skip_near_duplicates(source.keys[layer][head, own], source.values[layer][head, own], ranked, count)
-        kept[where] = kept[where].sort().values
+        own_keys, own_values = (part[layer][head, source.num_prefix :] for part in (source.keys, source.values))
+        kept[where] = skip_near_duplicates(own_keys, own_values, ranked, count).sort().values
     return kept
 
 
@@ -359,7 +355,7 @@ def _measure(
     got = model.lm_head(small[rows, at]).float().log_softmax(-1)
     kl = (wanted.exp() * (wanted - got)).sum(-1)
     scenes = held_out.scenes[rows]
-    by_scene = {int(s): float(kl[scenes == s].mean()) for s in scenes.unique()}
+    by_scene = {int(s): float(kl[scenes == s].mean()) for s in sorted(set(scenes.tolist()))}
     agreement = float((wanted.argmax(-1) == got.argmax(-1)).float().mean())
     return {"kl": float(kl.mean()), "top1_agreement": agreement, "held_out_tokens": float(len(kl))}, by_scene
 
@@ -432,4 +428,3 @@ def full_global_bytes(source: SourceKV) -> int:
         for keys, window in zip(source.keys, source.windows, strict=True)
         if window is None
     )
-

@@ -104,7 +104,8 @@ def _zoom_mask(part: ContextPart) -> Tensor:
         mask[start:end] = True
     if part.zoomed and part.cache.verbatim is None:
         raise InputError(
-            f"source {part.cache.source_id!r} keeps no verbatim keys and values to zoom in; compact it with zoom_share > 0"
+            f"source {part.cache.source_id!r} keeps no verbatim keys and values to zoom in; compact it with "
+            "zoom_share > 0"
         )
     return mask
 
@@ -115,8 +116,8 @@ def _rows(
     """Return one cache's rows of one layer: slots of active scenes, and every head's entries of the zoomed spans."""
     slots = part.cache.layers[number]
     device, dtype = like.keys.device, like.keys.dtype
-    index = slots.source_index.long()
-    wanted = mask[index] & ~zoom[index] if slots.window is None else mask[index]
+    owner = slots.source_index.long()
+    wanted = mask[owner] & ~zoom[owner] if slots.window is None else mask[owner]
     if not bool(wanted.all()):
         slots = slots.only(wanted)
     keys, values = [slots.keys.to(device, dtype)], [slots.values.to(device, dtype)]

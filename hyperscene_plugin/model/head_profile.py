@@ -1,8 +1,8 @@
 """What each head is worth to this model, as log factors on its keys' scores: measured once, kept beside the model.
 
 Attention alone does not say how much a head matters: some attend sharply and change nothing, some decide the answer.
-A profile is found by trying: raise or lower one head's factor, share the same budget anew, and keep the change where the
-model's answers to held-out cues come closer to those with the full context. It belongs to the model, not to a text.
+A profile is found by trying: raise or lower one head's factor, share the same budget anew, and keep the change where
+the model's answers to held-out cues come closer to those with the full context. It belongs to the model, not to a text.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class HeadProfile:
                 raise ValueError("ratios and weights do not fit each other")
             return cls(tuple(map(float, plain["ratios"])), weights, str(plain["model"]), dict(plain["report"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise HypercodeCorruptError(f"{file} is not a head profile ({error}); delete it or calibrate again") from error
+            raise HypercodeCorruptError(
+                f"{file} is not a head profile ({error}); delete it or calibrate again"
+            ) from error
 
 
 def search_weights(

@@ -1,7 +1,7 @@
 """Hypercode for one loaded model: sources → compact caches; caches and a question → the context it is answered from.
 
-    compact   scenes → tokens → blocks behind the prefix → prefill → references → slots        compactor.py
-    prepare   caches + question → gate → zoom → one context at consecutive positions           zoom.py, composition.py
+compact   scenes → tokens → blocks behind the prefix → prefill → references → slots        compactor.py
+prepare   caches + question → gate → zoom → one context at consecutive positions           zoom.py, composition.py
 """
 
 from __future__ import annotations
@@ -168,7 +168,9 @@ class Hypercode:
         if not 0.0 <= zoom_share < 1.0:
             raise InputError(f"zoom_share must be at least 0 and below 1; got {zoom_share}")
         if max_bytes is None and max_slots is None and not MIN_RATIO <= compaction_ratio <= MAX_RATIO:
-            raise InputError(f"compaction_ratio must lie between {MIN_RATIO:g} and {MAX_RATIO:g}; got {compaction_ratio}")
+            raise InputError(
+                f"compaction_ratio must lie between {MIN_RATIO:g} and {MAX_RATIO:g}; got {compaction_ratio}"
+            )
         scenes = _scenes_of(source, source_id)
         template = self.template(instructions, chat)
         ids, spans, units = self.tokens_of(scenes, template)
@@ -186,7 +188,7 @@ class Hypercode:
                 quality,
                 seed,
                 _block_file(checkpoint, number),
-                (lambda stage, d, t, start=start: progress(stage, start + d, len(ids))) if progress else None,
+                None if progress is None else _shifted(progress, start, len(ids)),
             )
             done.append(block)
         return self._merge(done, scenes, ids, spans, units, blocks, template, compaction_ratio, quality, source_id)
@@ -203,15 +205,22 @@ class Hypercode:
         checkpoint: Path | None,
         progress: Progress | None,
     ) -> _Finished:
-        identity = {**self.fingerprint(template), "budget": str(budget), "quality": quality, "tokens": _hash(str(ids))}
+        identity = {
+            **self.fingerprint(template),
+            "budget": str(budget),
+            "quality": quality,
+            "seed": str(seed),
+            "tokens": _hash(str(ids)),
+        }
         if checkpoint is not None and checkpoint.exists():
             try:
                 return _Finished.of(load_compact(checkpoint, expected=identity))
             except FingerprintMismatchError:
                 pass  # left by another source or other settings: done again and overwritten
         level = QUALITIES[quality]
+        report = progress or _silent
         kv = prefill_source(
-            self.model, template.prefix_ids, ids, (lambda d: progress("prefill", min(d, len(ids)), 0)) if progress else None
+            self.model, template.prefix_ids, ids, lambda done: report("prefill", min(done, len(ids)), len(ids))
         )
         scene_of = torch.repeat_interleave(
             torch.arange(len(spans), device=self.model.device),
@@ -237,7 +246,7 @@ class Hypercode:
             kv,
             asked,
             scene_of,
-            (lambda part: progress("compact", int(part * len(ids)), 0)) if progress else lambda _: None,
+            lambda part: report("compact", int(part * len(ids)), len(ids)),
         )
         total = budget.total_bytes(kv)
         zoom_bytes = int(budget.zoom_share * total)
@@ -261,12 +270,11 @@ class Hypercode:
         return finished
 
     def _verbatim(self, kv: SourceKV) -> MemoryVerbatim:
-        layers = []
+        layers: list[tuple[torch.Tensor, torch.Tensor] | None] = []
         positions = torch.arange(kv.num_prefix, kv.num_prefix + kv.num_tokens, device=self.model.device)
         for number, (keys, values, window) in enumerate(zip(kv.keys, kv.values, kv.windows, strict=True)):
             if window is not None:  # a windowed layer is never zoomed: its window is whole already
-                empty = torch.zeros(1, 1, 1, dtype=keys.dtype).expand(keys.shape[0], kv.num_tokens, keys.shape[2])
-                layers.append((empty, empty))
+                layers.append(None)
                 continue
             cos, sin = self.rope.cos_sin(positions, number)
             layers.append((unrotate(keys[:, kv.num_prefix :], cos, sin).cpu(), values[:, kv.num_prefix :].cpu()))
@@ -334,16 +342,16 @@ class Hypercode:
             for layer in range(len(done[0].block.layers))
         )
         kl = {first + s: v for f, (first, _) in zip(done, blocks, strict=True) for s, v in f.block.scene_kl.items()}
+        poor = {n: f"fidelity: KL {value:.2f} > {_KL_LIMIT:g}" for n, value in kl.items() if value > _KL_LIMIT}
         spans_of = tuple(
-            SceneSpan(a, b, s.text, s.key, f"fidelity: KL {kl[n]:.2f} > {_KL_LIMIT:g}" if kl.get(n, 0) > _KL_LIMIT else "")
+            SceneSpan(a, b, s.text, s.key, poor.get(n, ""))
             for n, (s, (a, b)) in enumerate(zip(scenes, spans, strict=True))
         )
-        kept = [f.verbatim for f in done]
+        kept = [f.verbatim for f in done if f.verbatim is not None]
         verbatim: VerbatimKV | None = None
-        if all(v is not None for v in kept):
-            verbatim = MemoryVerbatim(
-                [_joined_verbatim([v for v in kept if v is not None], n) for n in range(len(layers))]
-            ) if len(kept) > 1 else kept[0]
+        if len(kept) == len(done):
+            whole = [_joined_verbatim(kept, layer) for layer in range(len(layers))] if len(kept) > 1 else []
+            verbatim = MemoryVerbatim(whole) if whole else kept[0]
         return CompactCache(
             layers=layers,
             scenes=spans_of,
@@ -398,7 +406,11 @@ class Hypercode:
             pointing = point_at_units(self.model, self.rope, context, parts, places, live)
             pointed = [float(p.scores.max()) if len(p.scores) else 0.0 for p in pointing]
             stay = gate_parts(pointing, GATE) if gate else [True] * len(parts)
-            reasons = ["" if s else f"gate: pointed at {p:.3f}, the best {max(pointed):.3f}" for s, p in zip(stay, pointed, strict=True)]
+            best = max(pointed)
+            reasons = [
+                "" if stays else f"gate: pointed at {own:.3f}, the best {best:.3f}"
+                for stays, own in zip(stay, pointed, strict=True)
+            ]
             if can_zoom:
                 active = [i for i, s in enumerate(stay) if s]
                 chosen = choose_zoom(
@@ -535,14 +547,25 @@ def _joined_slots(parts: Sequence[LayerSlots], starts: Sequence[int], num_tokens
     )
 
 
-def _joined_verbatim(parts: Sequence[VerbatimKV], layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-    pairs = [part.read(layer, 0, part.num_tokens) for part in parts]  # type: ignore[attr-defined]
+def _joined_verbatim(parts: Sequence[VerbatimKV], layer: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    if not all(part.has_layer(layer) for part in parts):
+        return None
+    pairs = [part.read(layer, 0, part.num_tokens) for part in parts]
     return torch.cat([keys for keys, _ in pairs], 1), torch.cat([values for _, values in pairs], 1)
 
 
 def _mean(records: Sequence[dict[str, float]]) -> dict[str, float]:
     names = sorted({name for record in records for name in record})
     return {n: sum(r.get(n, 0.0) for r in records) / len(records) for n in names}
+
+
+def _shifted(progress: Progress, start: int, total: int) -> Progress:
+    """Return what reports a block's tokens as tokens of the whole source."""
+    return lambda stage, done, _: progress(stage, start + done, total)
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Report to nobody."""
 
 
 def _part(whole: int | None, share: float) -> int | None:
@@ -568,5 +591,3 @@ def _weights_hash(model: Any) -> str:
         sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
         digest.update(f"{name}{tuple(parameter.shape)}{[round(x, 6) for x in sample.tolist()]}".encode())
     return digest.hexdigest()
-
-

@@ -78,9 +78,10 @@ def prefill_source(
         )
         if progress:
             progress(end)
+    held: list[Any] = list(cache.layers)
     return SourceKV(
-        tuple(layer.keys[0] for layer in cache.layers),
-        tuple(layer.values[0] for layer in cache.layers),
+        tuple(layer.keys[0] for layer in held),
+        tuple(layer.values[0] for layer in held),
         layer_windows(model.config),
         len(prefix_ids),
         len(ids),

@@ -1,8 +1,8 @@
 """Scenes → reference sequences: what is asked of a context to learn which of its keys matter.
 
-A sequence is a cue (``text.cues``) in the model's own chat format with its answer teacher-forced. Queries count from the
-reply header on, each by what the context is worth there: how much likelier the right token is with the context than
-without. A tenth as much count the queries of the cue itself.
+A sequence is a cue (``text.cues``) in the model's own chat format with its answer teacher-forced. Queries count from
+the reply header on, each by what the context is worth there: how much likelier the right token is with the context than
+without. A quarter as much count the queries of the cue itself.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class ReferenceBatch:
     def rows(self, index: Tensor) -> ReferenceBatch:
         """Return some of the sequences, cut to the longest of them."""
         width = int(self.real[index].sum(1).max()) if len(index) else 0
-        cut = (self.ids, self.reply, self.real, self.weights)
-        return ReferenceBatch(*(tensor[index, :width] for tensor in cut), self.scenes[index])
+        ids, reply, real, weights = (t[index, :width] for t in (self.ids, self.reply, self.real, self.weights))
+        return ReferenceBatch(ids, reply, real, weights, self.scenes[index])
 
     def pieces(self, most_tokens: int) -> Iterator[ReferenceBatch]:
         """Yield batches of at most ``most_tokens`` tokens (padding counted), sequences of like length together."""
@@ -132,8 +132,8 @@ def target_log_probs(model: Any, batch: ReferenceBatch, hidden: Tensor) -> Tenso
     """Return (B, n) float32: log probability of the next token where ``batch.reply`` is set, 0 elsewhere."""
     result = torch.zeros(batch.ids.shape, device=hidden.device)
     places = batch.reply.nonzero()
-    for part in places.split(_LOGIT_ROWS):
-        rows, at = part[:, 0], part[:, 1]
+    for start in range(0, len(places), _LOGIT_ROWS):
+        rows, at = places[start : start + _LOGIT_ROWS].unbind(1)
         logits = model.lm_head(hidden[rows, at]).float()
         result[rows, at] = logits.log_softmax(-1).gather(1, batch.ids[rows, at + 1][:, None]).squeeze(1)
     return result

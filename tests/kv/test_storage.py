@@ -69,16 +69,17 @@ def cache_of(*layers: LayerSlots, verbatim: bool = False, tokens: int = 20, **ch
         source_id="doc-1",
         block_starts=(0, 7),
         zoom_bytes=77,
+        zoom_units=((0, 4), (4, 7), (9, tokens)),
         fidelity={"output_error": 0.25, "odd": math.inf},
         routing={"0.1": 0.5},
         notes=("one",),
     )
     if verbatim:
         pairs = [
-            (torch.randn(layer.num_heads, tokens, 4).to(layer.keys.dtype), torch.randn(layer.num_heads, tokens, 4))
+            torch.randn(2, layer.num_heads, tokens, 4).to(layer.keys.dtype).unbind(0) if layer.window is None else None
             for layer in layers
         ]
-        cache = replace(cache, verbatim=MemoryVerbatim([(keys, values.to(keys.dtype)) for keys, values in pairs]))
+        cache = replace(cache, verbatim=MemoryVerbatim(pairs))
     return replace(cache, **changes)
 
 
@@ -95,14 +96,14 @@ def assert_same(loaded: CompactCache, saved: CompactCache) -> None:
     assert replace(loaded, **nothing, notes=()).scenes == saved.scenes
     for name in ("compaction_ratio", "full_nbytes", "quality", "fingerprint", "source_id", "block_starts"):
         assert getattr(loaded, name) == getattr(saved, name), name
-    for name in ("zoom_bytes", "fidelity", "routing"):
+    for name in ("zoom_bytes", "zoom_units", "fidelity", "routing"):
         assert getattr(loaded, name) == getattr(saved, name), name
 
 
 @pytest.fixture
 def cache() -> CompactCache:
     torch.manual_seed(0)
-    return cache_of(layer_of([3, 0, 5]), replace(layer_of([0, 0, 0]), window=16), verbatim=True)
+    return cache_of(layer_of([3, 0, 5]), layer_of([0, 0, 0]), replace(layer_of([0, 0, 0]), window=16), verbatim=True)
 
 
 @pytest.fixture
@@ -203,9 +204,9 @@ def test_verbatim_slices_equal_the_full_tensors(saved: Path, cache: CompactCache
     full, stored = cache.verbatim, load_compact(saved).verbatim
     assert isinstance(full, MemoryVerbatim)
     assert isinstance(stored, FileVerbatim)
-    assert (stored.nbytes, stored.num_tokens, stored.num_layers) == (full.nbytes, 20, 2)
+    assert (stored.nbytes, stored.num_tokens, stored.num_layers) == (full.nbytes, 20, 3)
     assert str(saved) in repr(stored)
-    assert "2 layers" in repr(full)
+    assert "3 layers" in repr(full)
     for layer in range(2):
         for start, end in ((0, 20), (3, 9), (19, 20), (5, 5)):
             for a, b in zip(stored.read(layer, start, end), full.read(layer, start, end), strict=True):
@@ -214,11 +215,33 @@ def test_verbatim_slices_equal_the_full_tensors(saved: Path, cache: CompactCache
         for head in range(3):
             assert torch.equal(stored.read_keys(layer, head), full.read_keys(layer, head))
     for verbatim in (full, stored):
-        for wrong in ((2, 0, 1), (-1, 0, 1), (0, 3, 21), (0, -1, 2), (0, 5, 4)):
+        assert [verbatim.has_layer(layer) for layer in range(-1, 4)] == [False, True, True, False, False]
+        for wrong in ((3, 0, 1), (-1, 0, 1), (0, 3, 21), (0, -1, 2), (0, 5, 4)):
             with pytest.raises(InputError):
                 verbatim.read(*wrong)
         with pytest.raises(InputError, match="head 3"):
             verbatim.read_keys(0, 3)
+        for read in (lambda v=verbatim: v.read(2, 0, 1), lambda v=verbatim: v.read_keys(2, 0)):
+            with pytest.raises(InputError, match="layer 2 has a sliding window"):
+                read()
+
+
+def test_a_windowed_layer_takes_no_verbatim_bytes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first = replace(layer_of([2]), window=8)
+    cache = cache_of(first, layer_of([2]), replace(layer_of([2]), window=8), verbatim=True)
+    assert isinstance(cache.verbatim, MemoryVerbatim)
+    assert cache.verbatim.nbytes == 2 * 20 * 4 * 4
+    stored = load_compact(save_compact(cache, tmp_path / "kv"), verify="full").verbatim
+    assert isinstance(stored, FileVerbatim)
+    assert (stored.nbytes, stored.num_layers) == (2 * 20 * 4 * 4, 3)
+    assert torch.equal(stored.read(1, 2, 9)[1], cache.verbatim.read(1, 2, 9)[1])
+    alone = FileVerbatim(tmp_path / "kv" / "verbatim.safetensors")
+    assert (alone.num_layers, alone.has_layer(0), alone.has_layer(1)) == (2, False, True)
+    with pytest.raises(HypercodeCorruptError, match="of layers 0 to 0"):
+        FileVerbatim(tmp_path / "kv" / "verbatim.safetensors", 1)
+    only_windows = replace(cache, layers=(first,), verbatim=MemoryVerbatim([None]))
+    assert load_compact(save_compact(only_windows, tmp_path / "none")).verbatim is None
 
 
 def resident_kib(file: Path) -> int:
@@ -261,7 +284,8 @@ def test_inspect_needs_no_tensors(saved: Path, cache: CompactCache) -> None:
         (saved / name).unlink()
     manifest = inspect_compact(saved)
     assert manifest["num_slots"] == cache.num_slots == 8
-    assert manifest["windows"] == [None, 16]
+    assert manifest["windows"] == [None, None, 16]
+    assert manifest["zoom_units"] == [[0, 4], [4, 7], [9, 20]]
     assert manifest["scenes"][2] == {
         "start": 7,
         "end": 20,
@@ -332,7 +356,7 @@ def test_a_damaged_manifest(saved: Path) -> None:
 
 def test_a_missing_key_is_named_with_its_file(saved: Path) -> None:
     whole = json.loads((saved / "manifest.json").read_bytes())
-    assert len(whole) == 24
+    assert len(whole) == 25
     for key in whole:
         (saved / "manifest.json").write_text(json.dumps({name: whole[name] for name in whole if name != key}))
         with pytest.raises(HypercodeCorruptError, match=f"'{key}'") as raised:
@@ -358,7 +382,14 @@ def test_unknown_keys_are_ignored(saved: Path, cache: CompactCache) -> None:
         ({"dtype": "int4"}, "contradict"),
         ({"storage": "int4"}, "int4"),
         ({"storage": "int8"}, "key_scale"),
-        ({"windows": [None, None, 3]}, "layers.2.keys"),
+        ({"windows": [None, None, 16, 3]}, "layers.3.keys"),
+        ({"windows": [None, None, None]}, "lacks the keys and values of the layers \\[2\\]"),
+        ({"zoom_units": [[0, 4, 7]]}, "'zoom_units' must be pairs of counts"),
+        ({"zoom_units": [[0, True]]}, "'zoom_units' must be pairs of counts"),
+        ({"zoom_units": [[0, -1]]}, "'zoom_units' must be pairs of counts"),
+        ({"zoom_units": [[4, 0]]}, "zoom units must ascend"),
+        ({"zoom_units": [[0, 5], [4, 9]]}, "zoom units must ascend within the source's 20 tokens"),
+        ({"zoom_units": [[0, 21]]}, "zoom units must ascend"),
         ({"scenes": [{"start": 0}]}, "'scenes' must be"),
         ({"source_sha256": "0" * 64}, "the source text has SHA-256"),
         ({"files": {}}, "'source.md' is not listed"),
@@ -439,6 +470,9 @@ def test_no_cache_there(tmp_path: Path, saved: Path) -> None:
         ({"fingerprint": {"x": 1}}, "'fingerprint' must be strings"),
         ({"scenes": (SceneSpan(5, 3, "", ""),)}, "scenes must ascend"),
         ({"scenes": (SceneSpan(0, 30, "", ""),)}, "scenes must ascend"),
+        ({"zoom_units": ((3, 30),)}, "zoom units must ascend"),
+        ({"zoom_units": ((3, 9), (8, 9))}, "zoom units must ascend"),
+        ({"verbatim": MemoryVerbatim([None])}, "layer 0 has a sliding window"),
         ({"scenes": (SceneSpan(0, 3, "\ud800", ""),)}, "UTF-8"),
         ({"verbatim": MemoryVerbatim([(torch.zeros(2, 20, 4),) * 2])}, "verbatim keys and values must be floats"),
         ({"verbatim": MemoryVerbatim([])}, "no layer 0"),
@@ -462,6 +496,7 @@ def test_int8_refuses_what_is_not_finite(tmp_path: Path) -> None:
 
 
 def test_verbatim_layers_must_fit_each_other() -> None:
+    assert (MemoryVerbatim([]).num_tokens, MemoryVerbatim([None]).nbytes) == (0, 0)
     for wrong in ([(torch.zeros(2, 3, 4), torch.zeros(2, 3, 5))], [(torch.zeros(3, 4), torch.zeros(3, 4))]):
         with pytest.raises(InputError, match="verbatim layer 0"):
             MemoryVerbatim(wrong)
