@@ -129,7 +129,7 @@ class LocalModel:
         compaction_ratio: float = 12.0,
         *,
         quality: str = "balanced",
-        zoom_share: float = 0.5,
+        zoom_share: float | None = None,
         max_bytes: int | None = None,
         max_slots: int | None = None,
         source_id: str | None = None,
@@ -146,8 +146,8 @@ class LocalModel:
             compaction_ratio: bytes of the full cache ÷ bytes of this one, 2 to 64, same dtype, everything counted.
             quality: ``fast`` (keys are chosen, nothing is fitted), ``balanced``, or ``best`` (many more questions are
                 asked of the text; minutes instead of seconds on long texts).
-            zoom_share: part of the bytes that is kept free for reading the sentences a question points at verbatim.
-                0 keeps no verbatim copy.
+            zoom_share: part of the bytes that is kept free for reading the sentences a question points at verbatim;
+                by default a half up to 20×, more beyond (0.9 at 50×). 0 keeps no verbatim copy.
             max_bytes: an absolute budget instead of a ratio.
             max_slots: the same in slots for each layer and head, on average.
             source_id: names the source in plans and errors.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +45,7 @@ from hyperscene_plugin.text.segment import segment
 from hyperscene_plugin.text.sentences import sentence_ends
 from hyperscene_plugin.types import Message, Scene, Source
 
-__all__ = ["ContextPlan", "Hypercode", "PlannedCache"]
+__all__ = ["ContextPlan", "Hypercode", "PlannedCache", "default_zoom_share"]
 
 Progress = Callable[[str, int, int], None]
 """``progress(stage, done, total)``; stages are ``prefill`` and ``compact``, in source tokens."""
@@ -152,7 +153,7 @@ class Hypercode:
         compaction_ratio: float = 12.0,
         *,
         quality: str = "balanced",
-        zoom_share: float = 0.5,
+        zoom_share: float | None = None,
         max_bytes: int | None = None,
         max_slots: int | None = None,
         source_id: str | None = None,
@@ -165,6 +166,8 @@ class Hypercode:
         """Compact a source; arguments and errors as ``LocalModel.compact``."""
         if quality not in QUALITIES:
             raise InputError(f"quality must be one of {', '.join(QUALITIES)}; got {quality!r}")
+        if zoom_share is None:
+            zoom_share = default_zoom_share(compaction_ratio)
         if not 0.0 <= zoom_share < 1.0:
             raise InputError(f"zoom_share must be at least 0 and below 1; got {zoom_share}")
         if max_bytes is None and max_slots is None and not MIN_RATIO <= compaction_ratio <= MAX_RATIO:
@@ -455,6 +458,16 @@ class Hypercode:
         folder = demo_model.weights_path() if self.name == "demo" else Path(self.name).expanduser()
         file = folder / FILE_NAME
         return HeadProfile.load(file) if file.is_file() else None
+
+
+def default_zoom_share(compaction_ratio: float) -> float:
+    """Return the part of the budget that is kept for zoom: a half up to 20×, nine tenths from 50× on.
+
+    The smaller the budget, the less of a source fits in slots, and the more a sentence read verbatim is worth.
+    """
+    if compaction_ratio <= 20:
+        return 0.5
+    return min(0.9, 0.5 + 0.4 * math.log(compaction_ratio / 20) / math.log(2.5))
 
 
 @dataclass(frozen=True, slots=True)
