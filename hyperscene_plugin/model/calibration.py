@@ -40,7 +40,7 @@ def calibrate(
     hypercode: Hypercode,
     texts: Sequence[str],
     *,
-    ratios: Sequence[float] = (8.0, 16.0, 32.0),
+    ratios: Sequence[float] = (8.0, 16.0, 32.0, 64.0),
     progress: Progress | None = None,
 ) -> HeadProfile:
     """Search a profile that brings answers under a budget closest to those with the full context.

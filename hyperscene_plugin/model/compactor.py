@@ -19,11 +19,11 @@ from torch import Tensor
 
 from hyperscene_plugin.errors import InputError
 from hyperscene_plugin.kv.budgets import share_slots, slots_within
-from hyperscene_plugin.kv.fitting import HeadFit, fit_head
-from hyperscene_plugin.kv.layout import AssembledContext, AssembledLayer, LayerSlots, stack_heads
+from hyperscene_plugin.kv.layout import AssembledContext, AssembledLayer, LayerSlots
 from hyperscene_plugin.kv.rope import unrotate
 from hyperscene_plugin.kv.selection import skip_near_duplicates
 from hyperscene_plugin.model.cache_bridge import AttentionRecorder, RecordedLayer
+from hyperscene_plugin.model.fitting_pass import FittingPass, kept_layer, queries_of_head, scaling_of, spread
 from hyperscene_plugin.model.prefill import SourceKV
 from hyperscene_plugin.model.references import (
     ReferenceBatch,
@@ -47,8 +47,8 @@ __all__ = [
 ]
 
 _PIECE_TOKENS = 4096
-_FIT_ROWS = 1024
 _FIT_TOKENS = 2048
+_JUDGE_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,12 @@ class Quality:
     references_per_token: float
     most_reference_tokens: int
     fit: bool
-    sequential: bool
 
 
 QUALITIES = {
-    "fast": Quality(0.25, 4_096, fit=False, sequential=False),
-    "balanced": Quality(0.6, 16_384, fit=True, sequential=True),
-    "best": Quality(3.2, 131_072, fit=True, sequential=True),
+    "fast": Quality(0.25, 4_096, fit=False),
+    "balanced": Quality(0.6, 16_384, fit=True),
+    "best": Quality(3.2, 131_072, fit=True),
 }
 
 
@@ -76,7 +75,6 @@ class CompactBlock:
     fidelity: dict[str, float]
     routing: dict[str, float]
     scene_kl: dict[int, float]
-    choices: dict[str, int]
 
 
 @dataclass(slots=True)
@@ -103,7 +101,7 @@ def score_block(
         hidden = hidden_states(model, piece, context, recorder)
         piece = weigh_by_gain(piece, target_log_probs(model, piece, hidden), alone)
         for layer, record in kept.items():
-            _score_layer(scores, layer, record, piece, source, scene_of, _scaling(model, layer))
+            _score_layer(scores, layer, record, piece, source, scene_of, scaling_of(model, layer))
         scores.asked += len(piece)
         weighed.append(piece)
         progress((number + 1) / len(pieces))
@@ -134,36 +132,31 @@ def compact_block(
     """
     scene_of = _scene_of(scenes, source.num_tokens, model.device)
     kept = select_keys(source, scores, budget_bytes, head_weights)
-    fitting = _Fitting(model, source, kept, scene_of, len(scenes))
+    evicted = evicted_context(source, kept)
+    assembled, fitting = evicted, None
     if quality.fit:
-        batch = _sample(references, _FIT_TOKENS)
-        fitting.batch = batch
-        if quality.sequential:
-            recorder = AttentionRecorder(None, fitting.on_layer)
-            hidden_states(model, batch, source.context(), recorder)
-        else:
-            records: dict[int, RecordedLayer] = {}
-            recorder = AttentionRecorder(None, lambda layer, record: records.__setitem__(layer, record))
-            hidden_states(model, batch, source.context(), recorder)
-            for layer, record in records.items():
-                fitting.on_layer(layer, record)
-    else:
-        for layer in range(len(source.keys)):
-            fitting.unfitted(layer)
-    assembled = AssembledContext(tuple(fitting.layers), source.num_prefix + source.num_tokens)
+        fitting = FittingPass(model, source, kept, scene_of, len(scenes), _sample(references, _FIT_TOKENS))
+        hidden_states(model, fitting.batch, source.context(), AttentionRecorder(None, fitting.on_layer))
+        fitted = AssembledContext(tuple(fitting.layers), evicted.num_positions)
+        judges = _sample(references, _JUDGE_TOKENS)
+        if _weighted_kl(model, source, fitted, judges) <= _weighted_kl(model, source, evicted, judges):
+            assembled = fitted
     fidelity, scene_kl = _measure(model, source, assembled, held_out)
-    fidelity.update(fitting.errors())
-    layers = tuple(_unrotated(rope, layer, number, source) for number, layer in enumerate(fitting.layers))
+    if fitting is not None:
+        fidelity |= {**fitting.errors(), "fitted": float(assembled is not evicted)}
+    layers = tuple(_unrotated(rope, layer, number, source) for number, layer in enumerate(assembled.layers))
     routing = {f"{layer}.{head}": value / max(1, scores.asked) for (layer, head), value in scores.on_scene.items()}
-    return CompactBlock(layers, fidelity, routing, scene_kl, fitting.choices)
+    return CompactBlock(layers, fidelity, routing, scene_kl)
 
 
 def evicted_context(source: SourceKV, kept: dict[tuple[int, int], Tensor]) -> AssembledContext:
     """Return prefix and kept keys with their own values and no bias, at their own positions."""
-    fitting = _Fitting(None, source, kept, torch.empty(0), 0)
-    for layer in range(len(source.keys)):
-        fitting.unfitted(layer)
-    return AssembledContext(tuple(fitting.layers), source.num_prefix + source.num_tokens)
+    layers = []
+    for layer, keys in enumerate(source.keys):
+        whole = source.windows[layer] is not None
+        nothing = [None] * keys.shape[0]
+        layers.append(source.context().layers[layer] if whole else kept_layer(source, kept, layer, nothing))
+    return AssembledContext(tuple(layers), source.num_prefix + source.num_tokens)
 
 
 def _score_layer(
@@ -185,7 +178,7 @@ def _score_layer(
         best = torch.zeros(source.num_tokens, device=keys.device)
         pointing = 0.0
         own_keys = keys[head].float().T
-        for queries, live in _queries(record, head, group, used, scaling):
+        for queries, live in queries_of_head(record, head, group, used, scaling):
             share = queries @ own_keys * scaling
             total = torch.logaddexp(live, share.logsumexp(-1))
             share = share[:, source.num_prefix :].sub_(total[:, None]).exp_()
@@ -194,18 +187,6 @@ def _score_layer(
         where = (layer, head)
         scores.keys[where] = torch.maximum(scores.keys[where], best) if where in scores.keys else best
         scores.on_scene[where] = scores.on_scene.get(where, 0.0) + pointing
-
-
-def _queries(record: RecordedLayer, head: int, group: int, used: Tensor, scaling: float) -> list[tuple[Tensor, Tensor]]:
-    """Return, for each query head of the group, the used queries (n, d) float32 and the log mass of their live keys."""
-    live = record.key[:, head].float()
-    causal = torch.ones(live.shape[1], live.shape[1], dtype=torch.bool, device=live.device).tril()
-    found = []
-    for member in range(group):
-        query = record.query[:, head * group + member].float()
-        own = (query @ live.transpose(1, 2) * scaling).masked_fill(~causal, -torch.inf).logsumexp(-1)[used]
-        found.append((query[used], own))
-    return found
 
 
 def select_keys(
@@ -230,106 +211,6 @@ def select_keys(
     return kept
 
 
-class _Fitting:
-    """Fits layer after layer while the references run through the model; collects the layers and the errors."""
-
-    def __init__(
-        self, model: Any, source: SourceKV, kept: dict[tuple[int, int], Tensor], scene_of: Tensor, num_scenes: int
-    ) -> None:
-        self.model, self.source, self.kept = model, source, kept
-        self.scene_of, self.num_scenes = scene_of, num_scenes
-        self.batch: ReferenceBatch | None = None
-        self.layers: list[AssembledLayer] = []
-        self.choices: dict[str, int] = {}
-        self._fits: list[HeadFit] = []
-
-    def errors(self) -> dict[str, float]:
-        """Mean relative errors over the heads that were fitted."""
-        if not self._fits:
-            return {}
-        count = len(self._fits)
-        return {
-            "output_error": sum(fit.output_error for fit in self._fits) / count,
-            "mass_error": sum(fit.mass_error for fit in self._fits) / count,
-            "output_error_of_eviction": sum(fit.eviction_error for fit in self._fits) / count,
-        }
-
-    def unfitted(self, layer: int) -> None:
-        """Add a layer's kept keys with their own values."""
-        heads = range(self.source.keys[layer].shape[0])
-        self._add(layer, [None for _ in heads])
-
-    def on_layer(self, layer: int, record: RecordedLayer) -> AssembledLayer | None:
-        """Fit one layer on these queries; return it (behind the prefix), for the pass to go on with."""
-        if self.source.windows[layer] is not None:
-            self.unfitted(layer)
-            return None
-        assert self.batch is not None
-        keys, values = self.source.keys[layer], self.source.values[layer]
-        group = record.query.shape[1] // keys.shape[0]
-        scaling = _scaling(self.model, layer)
-        used = self.batch.weights > 0
-        weights = self.batch.weights[used].repeat(group)
-        fits: list[HeadFit | None] = []
-        for head in range(keys.shape[0]):
-            kept = self.kept[layer, head]
-            if not len(kept):
-                fits.append(None)
-                continue
-            pairs = _queries(record, head, group, used, scaling)
-            queries, live = torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs])
-            rows = _spread(len(queries), _FIT_ROWS, queries.device)
-            mass = queries[rows] @ keys[head].float().T * scaling
-            total = torch.logaddexp(live[rows], mass.logsumexp(-1))
-            mass = mass[:, self.source.num_prefix :].sub_(total[:, None]).exp_()
-            held_out = torch.arange(len(rows), device=rows.device) % 4 == 3
-            fits.append(
-                fit_head(
-                    mass,
-                    weights[rows],
-                    values[head, self.source.num_prefix :].float(),
-                    kept,
-                    self.scene_of,
-                    self.num_scenes,
-                    held_out,
-                )
-            )
-        return self._add(layer, fits)
-
-    def _add(self, layer: int, fits: Sequence[HeadFit | None]) -> AssembledLayer:
-        source = self.source
-        keys, values, window = source.keys[layer], source.values[layer], source.windows[layer]
-        if window is not None:
-            whole = source.context().layers[layer]
-            self.layers.append(whole)
-            return whole
-        prefix = torch.arange(source.num_prefix, device=keys.device)
-        key_parts, value_parts, bias_parts, place_parts = [], [], [], []
-        for head, fit in enumerate(fits):
-            kept = self.kept[layer, head] + source.num_prefix
-            rows = torch.cat([prefix, kept])
-            fitted = values[head, kept] if fit is None else fit.values.to(values.dtype)
-            bias = torch.zeros(len(kept), device=keys.device) if fit is None else fit.bias
-            key_parts.append(keys[head, rows])
-            value_parts.append(torch.cat([values[head, : source.num_prefix], fitted]))
-            bias_parts.append(torch.cat([torch.zeros(source.num_prefix, device=keys.device), bias]))
-            place_parts.append(rows)
-            if fit is not None:
-                self._fits.append(fit)
-                self.choices[fit.choice] = self.choices.get(fit.choice, 0) + 1
-        flat, offsets = stack_heads(key_parts)
-        done = AssembledLayer(
-            flat,
-            torch.cat(value_parts),
-            torch.cat(bias_parts),
-            tuple(offsets.tolist()),
-            torch.cat(place_parts),
-            window,
-        )
-        self.layers.append(done)
-        return done
-
-
 def _unrotated(rope: ModelRope, layer: AssembledLayer, number: int, source: SourceKV) -> LayerSlots:
     """Return the stored form: without the prefix, keys turned back, indices from the block's first token."""
     own = layer.positions >= source.num_prefix
@@ -342,22 +223,41 @@ def _unrotated(rope: ModelRope, layer: AssembledLayer, number: int, source: Sour
 
 
 @torch.no_grad()
+def _weighted_kl(model: Any, source: SourceKV, compact: AssembledContext, batch: ReferenceBatch) -> float:
+    """Return the mean KL to the full context over the replies, each place by what the context is worth there."""
+    rows, at = batch.reply.nonzero().unbind(1)
+    weights = batch.weights[rows, at]
+    kl = _kl(model, source, compact, batch, rows, at)[0]
+    return float((kl * weights).sum() / weights.sum().clamp_min(1e-6))
+
+
+def _kl(
+    model: Any, source: SourceKV, compact: AssembledContext, batch: ReferenceBatch, rows: Tensor, at: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return KL (nats) and agreement of the top choice at places of the batch, compact against full context."""
+    full = hidden_states(model, batch, source.context())
+    small = hidden_states(model, batch, compact)
+    wanted = model.lm_head(full[rows, at]).float().log_softmax(-1)
+    got = model.lm_head(small[rows, at]).float().log_softmax(-1)
+    return (wanted.exp() * (wanted - got)).sum(-1), wanted.argmax(-1) == got.argmax(-1)
+
+
+@torch.no_grad()
 def _measure(
     model: Any, source: SourceKV, compact: AssembledContext, held_out: ReferenceBatch | None
 ) -> tuple[dict[str, float], dict[int, float]]:
     """Return fidelity on held-out references, and the mean KL of each scene that they ask about (nats)."""
     if held_out is None or not len(held_out):
         return {}, {}
-    full = hidden_states(model, held_out, source.context())
-    small = hidden_states(model, held_out, compact)
     rows, at = held_out.reply.nonzero().unbind(1)
-    wanted = model.lm_head(full[rows, at]).float().log_softmax(-1)
-    got = model.lm_head(small[rows, at]).float().log_softmax(-1)
-    kl = (wanted.exp() * (wanted - got)).sum(-1)
+    kl, agree = _kl(model, source, compact, held_out, rows, at)
     scenes = held_out.scenes[rows]
     by_scene = {int(s): float(kl[scenes == s].mean()) for s in sorted(set(scenes.tolist()))}
-    agreement = float((wanted.argmax(-1) == got.argmax(-1)).float().mean())
-    return {"kl": float(kl.mean()), "top1_agreement": agreement, "held_out_tokens": float(len(kl))}, by_scene
+    return {
+        "kl": float(kl.mean()),
+        "top1_agreement": float(agree.float().mean()),
+        "held_out_tokens": float(len(kl)),
+    }, by_scene
 
 
 def _at(context: AssembledContext, num_positions: int) -> AssembledContext:
@@ -373,10 +273,6 @@ def _global_layers(source: SourceKV) -> list[int]:
     return [layer for layer, window in enumerate(source.windows) if window is None]
 
 
-def _scaling(model: Any, layer: int) -> float:
-    return float(model.model.layers[layer].self_attn.scaling)
-
-
 def _scene_of(scenes: Sequence[tuple[int, int]], num_tokens: int, device: torch.device) -> Tensor:
     if not scenes or scenes[0][0] != 0 or scenes[-1][1] != num_tokens:
         raise InputError(f"the scenes must tile the {num_tokens} tokens of the block; got {scenes[:2]} … {scenes[-1:]}")
@@ -388,13 +284,7 @@ def _sample(references: ReferenceBatch, most_tokens: int) -> ReferenceBatch:
     """Return evenly spread sequences that fit ``most_tokens`` with their padding."""
     width = int(references.real.sum(1).max())
     count = min(len(references), max(1, most_tokens // width))
-    return references.rows(_spread(len(references), count, references.ids.device))
-
-
-def _spread(length: int, most: int, device: torch.device) -> Tensor:
-    if length <= most:
-        return torch.arange(length, device=device)
-    return torch.linspace(0, length - 1, most, device=device).long()
+    return references.rows(spread(len(references), count, references.ids.device))
 
 
 def _joined(pieces: Sequence[ReferenceBatch]) -> ReferenceBatch:

@@ -526,7 +526,7 @@ class _Finished:
         """Read a checkpoint back."""
         scene_kl = {int(k.removeprefix("scene ")): v for k, v in cache.fidelity.items() if k.startswith("scene ")}
         fidelity = {k: v for k, v in cache.fidelity.items() if not k.startswith("scene ")}
-        block = CompactBlock(cache.layers, fidelity, dict(cache.routing), scene_kl, {})
+        block = CompactBlock(cache.layers, fidelity, dict(cache.routing), scene_kl)
         return cls(block, cache.verbatim, cache.zoom_bytes, cache.full_nbytes)
 
 
