@@ -33,13 +33,13 @@ from hyperscene_plugin.model.references import ReferenceBatch
 RATIOS = (4.0, 12.0, 20.0, 50.0)
 ABLATED = (12.0, 20.0)
 PEERS = (
-    "StreamingLLM",
-    "SnapKV (defaults)",
-    "ExpectedAttention (64 positions, eps .01)",
-    "KVzip (as shipped)",
-    "KVzip, chat replay",
-    "KVCompose unstructured, chat replay",
-    "KVCompose structured, chat replay",
+    "StreamingLLMPress",
+    "SnapKVPress",
+    "ExpectedAttentionPress(64 positions, epsilon .01)",
+    "KVzipPress",
+    "KVzipPress, chat replay",
+    "KVComposePress(unstructured), chat replay",
+    "KVComposePress, chat replay",
 )
 
 
@@ -69,8 +69,8 @@ class Tally:
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see ``--help``."""
     parser = argparse.ArgumentParser(prog="python -m hyperscene_plugin.bench.hypercode", description=__doc__)
-    parser.add_argument("--contexts", type=int, nargs=2, default=(8, 5), help="contexts of 1,000 and of 2,000 tokens")
-    parser.add_argument("--questions", type=int, nargs=2, default=(40, 64), help="questions for each context")
+    parser.add_argument("--contexts", type=int, nargs=2, default=(7, 4), help="contexts of 1,000 and of 2,000 tokens")
+    parser.add_argument("--questions", type=int, nargs=2, default=(46, 80), help="questions for each context")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--quality", default="best", choices=("fast", "balanced", "best"))
     parser.add_argument("--kvpress", action="store_true", help="run kvpress too (makes an environment of its own)")
@@ -225,18 +225,12 @@ def _run_kvpress(model: LocalModel, tally: Tally, lengths: dict[str, list[Case]]
                 )
             file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             result = run_peers(file, out, list(RATIOS), list(PEERS), Path(".cache/kvpress-venv"))
-        for row in result["results"]:
+        for row in result["rows"]:
             if row.get("error"):
                 _say(f"kvpress {row['method']} at {row['ratio']}: {row['error']}")
                 continue
-            hits = [bool(hit) for hit in _flat(row["hits"])]
+            hits = [hit == "1" for answers in row["hits"].values() for hit in answers]
             tally.add(length, f"kvpress {row['method']}", row["ratio"], hits, row["kept_bytes"] / row["full_bytes"])
-
-
-def _flat(hits: Any) -> list[Any]:
-    if isinstance(hits, dict):
-        hits = list(hits.values())
-    return [x for hit in hits for x in (_flat(hit) if isinstance(hit, list) else [hit])]
 
 
 def _report(

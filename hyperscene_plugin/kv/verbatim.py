@@ -20,7 +20,8 @@ _ARRAY = re.compile(r"layers\.(0|[1-9][0-9]{0,5})\.(?:keys|values)")
 class MemoryVerbatim:
     """``VerbatimKV`` over tensors: per layer ``(keys, values)``, each (num_kv_heads, tokens, head_dim), or ``None``.
 
-    ``None`` stands for a layer that is never zoomed (one with a sliding window): nothing of it is kept. What it returns are views: writing into them changes it.
+    ``None`` stands for a layer that is never zoomed (one with a sliding window): nothing of it is kept. What it returns
+    are views: writing into them changes it.
 
     Raises:
         InputError: shapes differ within a layer, or layers hold different numbers of tokens.
@@ -91,10 +92,10 @@ class FileVerbatim:
     """``VerbatimKV`` over a safetensors file (``layers.N.keys`` and ``layers.N.values``), mapped, not read.
 
     Layers that the file lacks are not kept (they have a sliding window); ``num_layers`` counts them too, and is by
-    default what the file's last layer shows. Only the pages of the wanted tokens and head come into memory, when they are used. What it returns are views of a
-    private mapping: valid as long as they live, also when the file is deleted or replaced by rename (on Windows a
-    mapped file cannot be deleted). A file that another program shortens in place ends the process; this package
-    never writes into a finished file.
+    default what the file's last layer shows. Only the pages of the wanted tokens and head come into memory, when they
+    are used. What it returns are views of a private mapping: valid as long as they live, also when the file is
+    deleted or replaced by rename (on Windows a mapped file cannot be deleted). A file that another program shortens
+    in place ends the process; this package never writes into a finished file.
 
     Raises:
         HypercodeNotFoundError: there is no such file.
