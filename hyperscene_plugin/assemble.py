@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from hyperscene_plugin.errors import BudgetError
+from hyperscene_plugin.model.port import CachePlan
 from hyperscene_plugin.types import CompressionResult, DroppedScene, Message, Scene
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "PlanBudget",
     "PromptPlan",
     "activations_of",
+    "activations_of_cache",
     "context_message",
     "room_for_scenes",
 ]
@@ -57,7 +60,8 @@ class PromptPlan:
     """Everything decided before the model runs.
 
     ``tokens_before`` counts all scenes the scope holds (what a full-context prompt would carry), ``tokens_after``
-    those in this prompt; ``kv_bytes_*`` are the same in bytes of key/value cache.
+    those in this prompt; ``kv_bytes_*`` are the same in bytes of key/value cache. Hypercode counts as the tokens whose
+    full cache would take its bytes. ``cache_keys`` name the compact caches that stand before the messages.
     """
 
     question: str
@@ -72,6 +76,7 @@ class PromptPlan:
     model: str
     tokenizer: str
     notes: tuple[str, ...] = ()
+    cache_keys: tuple[str, ...] = ()
 
     def left_out_by_reason(self) -> dict[str, int]:
         """Return how many scenes each reason left out, most first."""
@@ -133,6 +138,31 @@ def room_for_scenes(*, context_window: int, fixed_tokens: int, reserved_for_repl
 def activations_of(result: CompressionResult) -> tuple[Activation, ...]:
     """Return the kept scenes of the text tier as activations."""
     return tuple(Activation(kept.scene, "text", kept.score, kept.num_tokens, kept.reasons) for kept in result.kept)
+
+
+def activations_of_cache(
+    scenes: Sequence[Scene], spans: Sequence[tuple[int, int]], plan: CachePlan, number: int, ratio: float
+) -> tuple[tuple[Activation, ...], tuple[DroppedScene, ...]]:
+    """Return one cache's scenes as activations (``hypercode``, or ``zoom`` where a part is verbatim), or as left out.
+
+    ``spans`` are the scenes' token spans in the source. A scene's tokens here are what its share of the bytes would
+    hold in full.
+    """
+    planned = plan.caches[number]
+    if not planned.active:
+        dropped = [
+            DroppedScene(s, planned.pointing, b - a, planned.reason) for s, (a, b) in zip(scenes, spans, strict=True)
+        ]
+        return (), tuple(dropped)
+    used = []
+    for scene, (start, end) in zip(scenes, spans, strict=True):
+        verbatim = sum(max(0, min(end, b) - max(start, a)) for a, b in planned.zoomed)
+        cost = verbatim + round((end - start) / ratio)
+        reasons = (f"{ratio:.0f}x slots",) + (
+            (f"{verbatim} tokens verbatim: the question points there",) if verbatim else ()
+        )
+        used.append(Activation(scene, "zoom" if verbatim else "hypercode", planned.pointing, cost, reasons))
+    return tuple(sorted(used, key=lambda a: a.tier != "zoom")), ()
 
 
 def _excerpt(text: str, length: int = 90) -> str:

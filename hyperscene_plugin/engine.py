@@ -15,12 +15,21 @@ from hyperscene_plugin.assemble import (
     PlanBudget,
     PromptPlan,
     activations_of,
+    activations_of_cache,
     context_message,
     room_for_scenes,
 )
 from hyperscene_plugin.citations import Citation, cite
 from hyperscene_plugin.errors import InputError, ModelError
-from hyperscene_plugin.model.port import GenerationOptions, GenerationResult, LanguageModel, TextChunk
+from hyperscene_plugin.hypercode_tier import HypercodeTier, StoredCache
+from hyperscene_plugin.model.port import (
+    CachePlan,
+    GenerationOptions,
+    GenerationResult,
+    HypercodeModel,
+    LanguageModel,
+    TextChunk,
+)
 from hyperscene_plugin.recall import Progress, Recall
 from hyperscene_plugin.text.render import render
 from hyperscene_plugin.text.segment import segment
@@ -76,6 +85,7 @@ class Asked(TypedDict, total=False):
     history: Sequence[Message]
     max_tokens: int | None
     options: GenerationOptions | None
+    hypercode: bool
 
 
 class Engine:
@@ -109,6 +119,7 @@ class Engine:
         self._recall = Recall(store, encoder)
         demo = model is not None and model.name == "demo"
         self.instructions = instructions if instructions is not None else "" if demo else INSTRUCTIONS
+        self._hypercode = HypercodeTier(store, model, self.instructions)
 
     @property
     def encoder(self) -> Encoder | None:
@@ -179,6 +190,33 @@ class Engine:
         """Remove scenes for good: rows, index entries, vectors and files. See ``StorePort.forget``."""
         return self.store.forget(scope, ids=ids, source_id=source_id, older_than=older_than, everything=everything)
 
+    # hypercode ----------------------------------------------------------------------------------------------
+
+    def compact(
+        self,
+        source_id: str,
+        *,
+        scope: Scope,
+        compaction_ratio: float = 12.0,
+        quality: str = "balanced",
+        zoom_share: float | None = None,
+        progress: Progress | None = None,
+    ) -> StoredCache:
+        """Turn a remembered source into hypercode, kept in the store; later questions see it in that form.
+
+        Arguments as ``LocalModel.compact``. Forgetting any scene of the source puts the rest back to text until it is
+        compacted again.
+
+        Raises:
+            InputError: no such source in the scope, or an argument out of range.
+            UnsupportedModelError: the model's architecture cannot stand behind compact caches.
+        """
+        return self._hypercode.compact(source_id, scope, compaction_ratio, quality, zoom_share, progress)
+
+    def uncompact(self, source_id: str, *, scope: Scope) -> bool:
+        """Delete a source's hypercode; its scenes stay and go in as text. Return whether there was any."""
+        return self._hypercode.remove(source_id, scope)
+
     # plan ---------------------------------------------------------------------------------------------------
 
     def plan(
@@ -189,8 +227,12 @@ class Engine:
         history: Sequence[Message] = (),
         max_tokens: int | None = None,
         options: GenerationOptions | None = None,
+        hypercode: bool = True,
     ) -> PromptPlan:
         """Decide what the model will see for ``question``, without running it.
+
+        Sources that were compacted stand before the messages as hypercode, with the sentences that the question points
+        at verbatim; everything else is recalled as text.
 
         Args:
             question: the user's words.
@@ -198,6 +240,7 @@ class Engine:
             history: earlier messages that go in verbatim; the last user message also helps to find scenes.
             max_tokens: hard budget for the recalled text; a quarter of the window by default.
             options: their ``max_new_tokens`` is kept free for the reply.
+            hypercode: ``False`` recalls compacted sources as text, too.
 
         Raises:
             InputError: a blank question.
@@ -210,29 +253,61 @@ class Engine:
         options = options or GenerationOptions()
         reserve = min(options.max_new_tokens, model.context_window // 2)
         ending = (*history, Message(role="user", content=question))
-        bare = context_message("", self.instructions)
-        fixed = model.count_prompt_tokens((bare, *ending) if bare else ending)
+        stored, notes = self._hypercode.find(scope) if hypercode else ([], ())
+        caches = self._plan_caches(ending, stored, reserve)
+        behind = caches.num_positions if caches else 0
+        instructions = "" if caches else self.instructions  # with caches they stand in the prefix already
+        bare = context_message("", instructions)
+        fixed = model.count_prompt_tokens((bare, *ending) if bare else ending) + behind
         budget = room_for_scenes(
             context_window=model.context_window, fixed_tokens=fixed, reserved_for_reply=reserve, max_tokens=max_tokens
         )
-        result, notes = self._recall.find(_query(question, history), scope, budget, model.token_counter)
-        message = context_message(result.text if result else "", self.instructions)
+        inside = frozenset(
+            str(scene.id)
+            for item in stored
+            for scene, span in zip(item.scenes, item.cache.scenes, strict=True)
+            if not span.text_only
+        )
+        query = _query(question, history)
+        result, found = self._recall.find(query, scope, budget, model.token_counter, inside)
+        message = context_message(result.text if result else "", instructions)
         messages = (message, *ending) if message else ending
-        prompt_tokens = model.count_prompt_tokens(messages)
         before, after = (result.tokens_before, result.tokens_after) if result else (0, 0)
+        activations = activations_of(result) if result else ()
+        left_out = result.dropped if result else ()
+        each = model.kv_bytes_per_token
+        for number, item in enumerate(stored if caches else ()):
+            assert caches is not None
+            spans = [(span.start, span.end) for span in item.cache.scenes]
+            used, dropped = activations_of_cache(item.scenes, spans, caches, number, item.cache.byte_ratio)
+            activations, left_out = (*activations, *used), (*left_out, *dropped)
+            before += item.cache.num_source_tokens
+        held = caches.nbytes if caches else 0
         return PromptPlan(
             question=question,
             messages=messages,
-            activations=activations_of(result) if result else (),
-            left_out=result.dropped if result else (),
-            budget=PlanBudget(model.context_window, reserve, budget, after, prompt_tokens),
+            activations=activations,
+            left_out=left_out,
+            budget=PlanBudget(
+                model.context_window, reserve, budget, after, model.count_prompt_tokens(messages) + behind
+            ),
             tokens_before=before,
-            tokens_after=after,
-            kv_bytes_before=before * model.kv_bytes_per_token,
-            kv_bytes_after=after * model.kv_bytes_per_token,
+            tokens_after=after + round(held / each),
+            kv_bytes_before=before * each,
+            kv_bytes_after=after * each + held,
             model=model.name,
             tokenizer=model.token_counter.name,
-            notes=notes,
+            notes=tuple(dict.fromkeys((*notes, *(caches.notes if caches else ()), *found))),
+            cache_keys=tuple(item.key for item in stored) if caches else (),
+        )
+
+    def _plan_caches(
+        self, messages: Sequence[Message], stored: Sequence[StoredCache], reserve: int
+    ) -> CachePlan | None:
+        if not stored or not isinstance(self.model, HypercodeModel):
+            return None
+        return self.model.plan_caches(
+            messages, [item.cache for item in stored], instructions=self.instructions, reserve=reserve
         )
 
     # answer -------------------------------------------------------------------------------------------------
@@ -244,12 +319,23 @@ class Engine:
 
     def run(self, plan: PromptPlan, options: GenerationOptions | None = None) -> EngineReply:
         """Run a plan as it is."""
-        return _reply(plan, self._require_model().generate(plan.messages, options))
+        for chunk in self._run(plan, options):
+            if chunk.result is not None:
+                return _reply(plan, chunk.result)
+        raise AssertionError("a finished stream ends with its result")
+
+    def _run(self, plan: PromptPlan, options: GenerationOptions | None) -> Iterator[TextChunk]:
+        model = self._require_model()
+        if not plan.cache_keys:
+            return model.stream(plan.messages, options)
+        assert isinstance(model, HypercodeModel)
+        caches = [self._hypercode.by_key(key).cache for key in plan.cache_keys]
+        return model.stream(plan.messages, options, caches=caches, instructions=self.instructions)
 
     def stream(self, question: str, **asked: Unpack[Asked]) -> Iterator[ReplyChunk]:
         """Plan, then yield the answer piece by piece; the last chunk carries the reply. Closing it cancels."""
         plan = self.plan(question, **asked)
-        for chunk in self._require_model().stream(plan.messages, asked.get("options")):
+        for chunk in self._run(plan, asked.get("options")):
             yield ReplyChunk(chunk.text, _reply(plan, chunk.result) if chunk.result else None)
 
     async def aremember(
@@ -280,7 +366,7 @@ class Engine:
     async def astream(self, question: str, **asked: Unpack[Asked]) -> AsyncIterator[ReplyChunk]:
         """Async :meth:`stream`."""
         plan = await self.aplan(question, **asked)
-        chunks = self._require_model().stream(plan.messages, asked.get("options"))
+        chunks = self._run(plan, asked.get("options"))
         try:
             while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
                 yield ReplyChunk(chunk.text, _reply(plan, chunk.result) if chunk.result else None)

@@ -48,9 +48,17 @@ class Recall:
         return self.encoder.name if self.encoder is not None else None
 
     def find(
-        self, query: str, scope: Scope, max_tokens: int, counter: TokenCounter
+        self,
+        query: str,
+        scope: Scope,
+        max_tokens: int,
+        counter: TokenCounter,
+        without: frozenset[str] = frozenset(),
     ) -> tuple[CompressionResult | None, tuple[str, ...]]:
-        """Return the scope's scenes compressed for ``query`` (``None`` when there are none), and notes."""
+        """Return the scope's scenes compressed for ``query`` (``None`` when there are none), and notes.
+
+        Scenes whose ids are in ``without`` are left aside: they reach the model another way.
+        """
         notes = list(self.notes)
         held = self.store.count(scope)
         if held == 0:
@@ -64,6 +72,9 @@ class Recall:
             notes += [*found.notes, f"ranked the {len(scenes)} best of {held} scenes found by search"]
             if not scenes:
                 return None, (*notes, "no scene matches the question")
+        scenes = [scene for scene in scenes if scene.id not in without] if without else scenes
+        if not scenes:
+            return None, tuple(dict.fromkeys(notes))
         index = self._indexes.get(scenes, lambda: self._build_index(scenes, scope))
         result = compress_scenes(index, query, max_tokens=max_tokens, tokenizer=counter, encoder=self.encoder)
         return result, tuple(dict.fromkeys((*notes, *result.notes)))

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from hyperscene_plugin import __version__
-from hyperscene_plugin.cli import doctor, forecast, memory, scenes, text
+from hyperscene_plugin.cli import doctor, forecast, hypercode, memory, scenes, text
 from hyperscene_plugin.demo import command as demo
 from hyperscene_plugin.errors import ConfigError, HypersceneError
 
@@ -40,6 +40,7 @@ app = typer.Typer(
 demo.register(app)
 text.register(app)
 memory.register(app)
+hypercode.register(app)
 scenes.register(app)
 forecast.register(app)
 doctor.register(app)

@@ -5,16 +5,28 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hyperscene_plugin.model.port import GenerationOptions, GenerationResult, LanguageModel, TextChunk, Usage
+from hyperscene_plugin.model.port import (
+    CachePlan,
+    GenerationOptions,
+    GenerationResult,
+    HypercodeModel,
+    LanguageModel,
+    PlannedCache,
+    TextChunk,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from hyperscene_plugin.model.hf import LocalModel
 
 __all__ = [
+    "CachePlan",
     "GenerationOptions",
     "GenerationResult",
+    "HypercodeModel",
     "LanguageModel",
     "LocalModel",
+    "PlannedCache",
     "TextChunk",
     "Usage",
     "hide_library_bars",

@@ -49,6 +49,8 @@ __all__ = [
 _PIECE_TOKENS = 4096
 _FIT_TOKENS = 2048
 _JUDGE_TOKENS = 1024
+_CACHED_SCORES, _MOST_SCORES = 2**19, 2**26
+"""Scores of one head held at once, float32: on a CPU 2 MiB, which stay in its cache; elsewhere 256 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +140,8 @@ def compact_block(
         fitting = FittingPass(model, source, kept, scene_of, len(scenes), _sample(references, _FIT_TOKENS))
         hidden_states(model, fitting.batch, source.context(), AttentionRecorder(None, fitting.on_layer))
         fitted = AssembledContext(tuple(fitting.layers), evicted.num_positions)
-        judges = _sample(references, _JUDGE_TOKENS)
-        if _weighted_kl(model, source, fitted, judges) <= _weighted_kl(model, source, evicted, judges):
+        of_fit, of_eviction = _weighted_kl(model, source, (fitted, evicted), _sample(references, _JUDGE_TOKENS))
+        if of_fit <= of_eviction:
             assembled = fitted
     fidelity, scene_kl = _measure(model, source, assembled, held_out)
     if fitting is not None:
@@ -171,22 +173,28 @@ def _score_layer(
     keys = source.keys[layer]
     group = record.query.shape[1] // keys.shape[0]
     used = piece.weights > 0
-    weights = piece.weights[used]
+    log_weights = piece.weights[used].log()
     first = _first_reply(piece)[used]
     owner = piece.scenes[:, None].expand(used.shape)[used]
+    rows = max(1, (_CACHED_SCORES if keys.device.type == "cpu" else _MOST_SCORES) // keys.shape[1])
     for head in range(keys.shape[0]):
-        best = torch.zeros(source.num_tokens, device=keys.device)
-        pointing = 0.0
-        own_keys = keys[head].float().T
+        best = torch.full((source.num_tokens,), -torch.inf, device=keys.device)
+        pointing = torch.zeros((), device=keys.device)
+        own_keys = keys[head].float().T * scaling
         for queries, live in queries_of_head(record, head, group, used, scaling):
-            share = queries @ own_keys * scaling
-            total = torch.logaddexp(live, share.logsumexp(-1))
-            share = share[:, source.num_prefix :].sub_(total[:, None]).exp_()
-            pointing += float((share[first] * (scene_of == owner[first, None])).sum()) / group
-            best = torch.maximum(best, share.mul_(weights[:, None]).amax(0))
-        where = (layer, head)
+            for start in range(0, len(queries), rows):
+                part = slice(start, start + rows)
+                share = queries[part] @ own_keys
+                total = torch.logaddexp(live[part], share.logsumexp(-1))
+                asking = first[part]
+                seen = (share[asking, source.num_prefix :] - total[asking, None]).exp_()
+                pointing += (seen * (scene_of == owner[part][asking, None])).sum()
+                # the max over queries of weight · attention, in logarithms until it is found
+                share += (log_weights[part] - total)[:, None]
+                best = torch.maximum(best, share[:, source.num_prefix :].amax(0))
+        where, best = (layer, head), best.exp_()
         scores.keys[where] = torch.maximum(scores.keys[where], best) if where in scores.keys else best
-        scores.on_scene[where] = scores.on_scene.get(where, 0.0) + pointing
+        scores.on_scene[where] = scores.on_scene.get(where, 0.0) + float(pointing) / group
 
 
 def select_keys(
@@ -223,23 +231,30 @@ def _unrotated(rope: ModelRope, layer: AssembledLayer, number: int, source: Sour
 
 
 @torch.no_grad()
-def _weighted_kl(model: Any, source: SourceKV, compact: AssembledContext, batch: ReferenceBatch) -> float:
-    """Return the mean KL to the full context over the replies, each place by what the context is worth there."""
-    rows, at = batch.reply.nonzero().unbind(1)
-    weights = batch.weights[rows, at]
-    kl = _kl(model, source, compact, batch, rows, at)[0]
-    return float((kl * weights).sum() / weights.sum().clamp_min(1e-6))
+def _weighted_kl(
+    model: Any, source: SourceKV, compacts: Sequence[AssembledContext], batch: ReferenceBatch
+) -> list[float]:
+    """Return each context's mean KL to the full one over the replies, a place by what the context is worth there."""
+    weights = batch.weights[batch.reply]
+    found = _divergences(model, source, compacts, batch)
+    return [float((kl * weights).sum() / weights.sum().clamp_min(1e-6)) for kl, _ in found]
 
 
-def _kl(
-    model: Any, source: SourceKV, compact: AssembledContext, batch: ReferenceBatch, rows: Tensor, at: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return KL (nats) and agreement of the top choice at places of the batch, compact against full context."""
-    full = hidden_states(model, batch, source.context())
-    small = hidden_states(model, batch, compact)
-    wanted = model.lm_head(full[rows, at]).float().log_softmax(-1)
-    got = model.lm_head(small[rows, at]).float().log_softmax(-1)
-    return (wanted.exp() * (wanted - got)).sum(-1), wanted.argmax(-1) == got.argmax(-1)
+def _divergences(
+    model: Any, source: SourceKV, compacts: Sequence[AssembledContext], batch: ReferenceBatch
+) -> list[tuple[Tensor, Tensor]]:
+    """Return for each context KL (nats) to the full one, and agreement of the top choice, at the reply places."""
+    wanted = _log_probs(model, batch, source.context())
+    found = []
+    for compact in compacts:
+        got = _log_probs(model, batch, compact)
+        found.append(((wanted.exp() * (wanted - got)).sum(-1), wanted.argmax(-1) == got.argmax(-1)))
+    return found
+
+
+def _log_probs(model: Any, batch: ReferenceBatch, context: AssembledContext) -> Tensor:
+    logits: Tensor = model.lm_head(hidden_states(model, batch, context)[batch.reply])
+    return logits.float().log_softmax(-1)
 
 
 @torch.no_grad()
@@ -249,9 +264,8 @@ def _measure(
     """Return fidelity on held-out references, and the mean KL of each scene that they ask about (nats)."""
     if held_out is None or not len(held_out):
         return {}, {}
-    rows, at = held_out.reply.nonzero().unbind(1)
-    kl, agree = _kl(model, source, compact, held_out, rows, at)
-    scenes = held_out.scenes[rows]
+    ((kl, agree),) = _divergences(model, source, (compact,), held_out)
+    scenes = held_out.scenes[held_out.reply.nonzero()[:, 0]]
     by_scene = {int(s): float(kl[scenes == s].mean()) for s in sorted(set(scenes.tolist()))}
     return {
         "kl": float(kl.mean()),

@@ -45,7 +45,8 @@ class ContextTemplate:
     def suffix_ids(self, prompt: str | Sequence[Message]) -> list[int]:
         """Return the tokens after the context: the messages up to the reply, or the raw prompt.
 
-        System messages among ``prompt`` go in with the first user message, for the context has the system's place.
+        System messages among ``prompt`` go in with the first user message (where there is none, as one before the
+        others), for the context has the system's place.
         """
         if isinstance(prompt, str):
             if not self.chat:
@@ -67,21 +68,21 @@ class ContextTemplate:
     def _around(self, messages: Sequence[Message], *, reply: bool = True) -> tuple[str, str]:
         system = [m.content for m in messages if m.role == "system"]
         rest = [m for m in messages if m.role != "system"]
-        if system and rest and rest[0].role == "user":
-            rest[0] = Message("user", "\n\n".join([*system, rest[0].content]))
+        if system:
+            place = next((n for n, m in enumerate(rest) if m.role == "user"), None)
+            said = [rest.pop(place).content] if place is not None else []
+            rest.insert(place or 0, Message("user", "\n\n".join([*system, *said])))
         head = f"{self._instructions}\n\n{_MARK}" if self._instructions else _MARK
         try:
             text = apply_to_text(self._tokenizer, [Message("system", head), *rest], reply)
-        except Exception:  # templates without a system role raise whatever they like
-            first = rest[0].content if rest else ""
-            folded = [Message("user", f"{head}\n\n{first}"), *rest[1:]]
+        except Exception as error:  # templates without a system role raise whatever they like
+            if rest[0].role != "user":
+                raise _refused(error) from error
+            folded = [Message("user", f"{head}\n\n{rest[0].content}"), *rest[1:]]
             try:
                 text = apply_to_text(self._tokenizer, folded, reply)
-            except Exception as error:
-                raise ModelError(
-                    f"the chat template refused the messages ({type(error).__name__}: {error}); check the roles and "
-                    "their order, or use raw prompts (chat=False)"
-                ) from error
+            except Exception as again:
+                raise _refused(again) from again
         before, mark, after = text.partition(_MARK)
         if not mark:
             raise ModelError("the chat template dropped the context; use raw prompts (chat=False)")
@@ -94,3 +95,10 @@ class ContextTemplate:
 
     def _tokens(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+
+def _refused(error: Exception) -> ModelError:
+    return ModelError(
+        f"the chat template refused the messages ({type(error).__name__}: {error}); check the roles and their order, "
+        "or use raw prompts (chat=False)"
+    )

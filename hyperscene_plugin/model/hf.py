@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from hyperscene_plugin.errors import HypersceneError, InputError, ModelError, OutOfMemoryError
 from hyperscene_plugin.model.loading import load_pretrained
-from hyperscene_plugin.model.port import FinishReason, GenerationOptions, GenerationResult, TextChunk, Usage
+from hyperscene_plugin.model.port import (
+    CachePlan,
+    FinishReason,
+    GenerationOptions,
+    GenerationResult,
+    TextChunk,
+    Usage,
+)
 from hyperscene_plugin.model.streaming import TextAssembler, TokenStream
 from hyperscene_plugin.model.template import encode_prompt
 from hyperscene_plugin.tokens import token_counter
@@ -187,6 +194,28 @@ class LocalModel:
             HypercodeError: not there, damaged, or of a newer release.
         """
         return self.hypercode.load(folder, instructions=instructions, chat=chat)
+
+    def plan_caches(
+        self,
+        prompt: str | Sequence[Message],
+        caches: Sequence[CompactCache],
+        *,
+        gate: bool = True,
+        zoom: bool = True,
+        instructions: str = "",
+        chat: bool = True,
+        reserve: int = 256,
+    ) -> CachePlan:
+        """Decide what :meth:`generate` would put before ``prompt``; arguments and errors as :meth:`stream`.
+
+        ``reserve`` positions are kept free for the reply.
+        """
+        hypercode = self.hypercode
+        with self._lock, self._mapped(lambda: "assembling the compact context"):
+            _, plan = hypercode.prepare(
+                prompt, caches, instructions=instructions, chat=chat, gate=gate, zoom=zoom, reserve=reserve
+            )
+        return CachePlan(plan.caches, plan.nbytes, plan.full_nbytes, plan.context.num_positions, plan.notes)
 
     # generate -----------------------------------------------------------------------------------------------
 

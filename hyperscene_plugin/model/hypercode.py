@@ -18,13 +18,13 @@ from typing import Any
 import torch
 
 from hyperscene_plugin import demo_model
-from hyperscene_plugin.errors import BudgetError, FingerprintMismatchError, InputError
+from hyperscene_plugin.errors import BudgetError, FingerprintMismatchError, InputError, UnsupportedModelError
 from hyperscene_plugin.kv.budgets import MAX_RATIO, MIN_RATIO, bytes_per_slot
 from hyperscene_plugin.kv.fingerprint import check_fingerprint
 from hyperscene_plugin.kv.layout import AssembledContext, CompactCache, LayerSlots, SceneSpan, VerbatimKV
 from hyperscene_plugin.kv.rope import unrotate
 from hyperscene_plugin.kv.storage import MemoryVerbatim, load_compact, save_compact
-from hyperscene_plugin.model.architectures import check_supported
+from hyperscene_plugin.model.architectures import check_supported, layer_windows
 from hyperscene_plugin.model.cache_bridge import NAME, register
 from hyperscene_plugin.model.compactor import (
     QUALITIES,
@@ -37,15 +37,16 @@ from hyperscene_plugin.model.compactor import (
 from hyperscene_plugin.model.composition import ContextPart, assemble_context, place_parts
 from hyperscene_plugin.model.context_template import ContextTemplate
 from hyperscene_plugin.model.head_profile import FILE_NAME, HeadProfile
+from hyperscene_plugin.model.port import PlannedCache
 from hyperscene_plugin.model.prefill import SourceKV, prefill_source
 from hyperscene_plugin.model.references import build_references
 from hyperscene_plugin.model.rope_of import ModelRope
-from hyperscene_plugin.model.zoom import GATE, choose_zoom, gate_parts, point_at_units
+from hyperscene_plugin.model.zoom import GATE, choose_scenes, choose_zoom, gate_parts, point_at_units
 from hyperscene_plugin.text.segment import segment
 from hyperscene_plugin.text.sentences import sentence_ends
 from hyperscene_plugin.types import Message, Scene, Source
 
-__all__ = ["ContextPlan", "Hypercode", "PlannedCache", "default_zoom_share"]
+__all__ = ["ContextPlan", "Hypercode", "default_zoom_share"]
 
 Progress = Callable[[str, int, int], None]
 """``progress(stage, done, total)``; stages are ``prefill`` and ``compact``, in source tokens."""
@@ -54,19 +55,6 @@ _RESERVE = 256
 """Positions kept free behind a block for references and replies."""
 _HELD_OUT = 64
 _KL_LIMIT = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedCache:
-    """What became of one cache: in or left out (``reason``), which spans are verbatim, its slots and bytes here."""
-
-    source_id: str
-    active: bool
-    reason: str
-    num_source_tokens: int
-    zoomed: tuple[tuple[int, int], ...]
-    zoomed_text: tuple[str, ...]
-    pointing: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +77,11 @@ class Hypercode:
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str) -> None:
         check_supported(model)
+        if None not in layer_windows(model):
+            raise UnsupportedModelError(
+                f"every layer of {type(model).__name__} {name!r} has a sliding window of {layer_windows(model)[0]} tokens: "
+                "nothing older is seen, so there is nothing to compact. Use the text tier, or a model with global layers"
+            )
         register()
         model.set_attn_implementation(NAME)
         self.model, self.tokenizer, self.name = model, tokenizer, name
@@ -404,7 +397,8 @@ class Hypercode:
         notes: list[str] = []
         zoomed: list[tuple[tuple[int, int], ...]] = [()] * len(parts)
         can_zoom = zoom and any(c.verbatim is not None and c.zoom_bytes for c in caches)
-        if parts and (can_zoom or (gate and len(parts) > 1)):
+        too_long = sum(cache.num_source_tokens for cache in caches) > room
+        if parts and (can_zoom or (gate and (len(parts) > 1 or too_long))):
             places, context = self._compact_only(prefix, parts, room)
             pointing = point_at_units(self.model, self.rope, context, parts, places, live)
             pointed = [float(p.scores.max()) if len(p.scores) else 0.0 for p in pointing]
@@ -414,8 +408,17 @@ class Hypercode:
                 "" if stays else f"gate: pointed at {own:.3f}, the best {best:.3f}"
                 for stays, own in zip(stay, pointed, strict=True)
             ]
+            active = [i for i, stays in enumerate(stay) if stays]
+            if gate and too_long:
+                fitting = choose_scenes([parts[i] for i in active], [pointing[i] for i in active], room)
+                for i, some in zip(active, fitting, strict=True):
+                    if some is not None:
+                        parts[i] = replace(parts[i], scenes=some)
+                        notes.append(
+                            f"gate: {len(some)} of the {len(caches[i].scenes)} scenes of {caches[i].source_id!r} fit "
+                            "the window"
+                        )
             if can_zoom:
-                active = [i for i, s in enumerate(stay) if s]
                 chosen = choose_zoom(
                     [parts[i] for i in active],
                     [pointing[i] for i in active],

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from hyperscene_plugin.errors import InputError
-from hyperscene_plugin.types import Message, TokenCounter
+from hyperscene_plugin.types import Message, Scene, TokenCounter
 
-__all__ = ["FinishReason", "GenerationOptions", "GenerationResult", "LanguageModel", "TextChunk", "Usage"]
+__all__ = [
+    "CachePlan",
+    "FinishReason",
+    "GenerationOptions",
+    "GenerationResult",
+    "HypercodeModel",
+    "LanguageModel",
+    "PlannedCache",
+    "TextChunk",
+    "Usage",
+]
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -58,18 +69,46 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedCache:
+    """What becomes of one compact cache: in the prompt, or left out for a ``reason``.
+
+    ``zoomed`` are the token spans of its source that are read verbatim, ``zoomed_text`` what they say; ``pointing`` is
+    how much the question points at its best span (comparable within one prompt only).
+    """
+
+    source_id: str
+    active: bool
+    reason: str
+    num_source_tokens: int
+    zoomed: tuple[tuple[int, int], ...]
+    zoomed_text: tuple[str, ...]
+    pointing: float
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlan:
+    """How compact caches go before a prompt: each one's fate, bytes held and in full, and positions taken."""
+
+    caches: tuple[PlannedCache, ...]
+    nbytes: int
+    full_nbytes: int
+    num_positions: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationResult:
     """The finished text and how it ended. ``notes`` records every fallback taken on the way.
 
     ``caches`` says of each compact cache that was handed in whether it was used, and what was read verbatim
-    (``model.hypercode.PlannedCache``).
+    (``PlannedCache``).
     """
 
     text: str
     finish_reason: FinishReason
     usage: Usage
     notes: tuple[str, ...] = ()
-    caches: tuple[object, ...] = ()
+    caches: tuple[PlannedCache, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,4 +153,44 @@ class LanguageModel(Protocol):
 
     def stream(self, prompt: str | Sequence[Message], options: GenerationOptions | None = None) -> Iterator[TextChunk]:
         """Generate piece by piece; closing the iterator cancels the generation."""
+        ...
+
+
+@runtime_checkable
+class HypercodeModel(LanguageModel, Protocol):
+    """A language model that can also stand behind compact caches (``CompactCache``; opaque here)."""
+
+    def compact(
+        self,
+        source: Sequence[Scene],
+        compaction_ratio: float = 12.0,
+        *,
+        quality: str = "balanced",
+        zoom_share: float | None = None,
+        source_id: str | None = None,
+        instructions: str = "",
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Any:
+        """Return a compact cache of the scenes."""
+        ...
+
+    def load_compact(self, folder: str | Path, *, instructions: str = "") -> Any:
+        """Load a saved cache made with this model and these instructions."""
+        ...
+
+    def plan_caches(
+        self, prompt: str | Sequence[Message], caches: Sequence[Any], *, instructions: str = "", reserve: int = 256
+    ) -> CachePlan:
+        """Decide which caches and which of their sentences a prompt would see, without generating."""
+        ...
+
+    def stream(
+        self,
+        prompt: str | Sequence[Message],
+        options: GenerationOptions | None = None,
+        *,
+        caches: Sequence[Any] = (),
+        instructions: str = "",
+    ) -> Iterator[TextChunk]:
+        """Generate piece by piece behind the caches."""
         ...

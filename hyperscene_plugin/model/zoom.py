@@ -20,7 +20,7 @@ from hyperscene_plugin.model.cache_bridge import AttentionRecorder, HyperCache, 
 from hyperscene_plugin.model.composition import ContextPart
 from hyperscene_plugin.model.rope_of import ModelRope
 
-__all__ = ["Pointing", "choose_zoom", "gate_parts", "point_at_units"]
+__all__ = ["Pointing", "choose_scenes", "choose_zoom", "gate_parts", "point_at_units"]
 
 _MOST_HEADS = 8
 _OTHER_TOKENS = 0.25
@@ -94,13 +94,38 @@ def gate_parts(pointing: Sequence[Pointing], least: float = GATE) -> list[bool]:
     return [value >= least * top for value in best]
 
 
+def choose_scenes(
+    parts: Sequence[ContextPart], pointing: Sequence[Pointing], room: int
+) -> list[tuple[int, ...] | None]:
+    """Return the scenes of each part that go in: all (``None``) where they fit ``room`` positions together.
+
+    Else those whose best span is pointed at most, as many as fit; one that does not fit is passed over.
+    """
+    if sum(part.cache.num_source_tokens for part in parts) <= room:
+        return [None] * len(parts)
+    ranked: list[tuple[float, int, int]] = []
+    for number, (part, pointed) in enumerate(zip(parts, pointing, strict=True)):
+        units = list(zip(part.cache.zoom_units, pointed.scores.tolist(), strict=True))
+        for scene, span in enumerate(part.cache.scenes):
+            own = [score for (start, _), score in units if span.start <= start < span.end]
+            ranked.append((-max(own, default=0.0), number, scene))
+    chosen: list[list[int]] = [[] for _ in parts]
+    for _, number, scene in sorted(ranked):
+        tokens = parts[number].cache.scenes[scene].num_tokens
+        if 0 < tokens <= room:
+            chosen[number].append(scene)
+            room -= tokens
+    return [tuple(sorted(scenes)) for scenes in chosen]
+
+
 def choose_zoom(
     parts: Sequence[ContextPart], pointing: Sequence[Pointing], zoom_bytes: int
 ) -> list[tuple[tuple[int, int], ...]]:
     """Return the spans to read verbatim for each part, the most pointed at first, within ``zoom_bytes`` in all.
 
-    A span that does not fit is passed over for the next one that does.
+    A span that does not fit is passed over for the next one that does; so are those of scenes that are not in.
     """
+    active = [part.active() for part in parts]
     ranked = sorted(
         ((float(score), number, unit) for number, p in enumerate(pointing) for unit, score in enumerate(p.scores)),
         reverse=True,
@@ -111,7 +136,7 @@ def choose_zoom(
         cache = parts[number].cache
         start, end = cache.zoom_units[unit]
         cost = (end - start) * cache.full_nbytes // max(1, cache.num_source_tokens)
-        if cost <= left and cache.verbatim is not None:
+        if cost <= left and cache.verbatim is not None and bool(active[number][start:end].all()):
             chosen[number].append((start, end))
             left -= cost
     return [tuple(sorted(spans)) for spans in chosen]
