@@ -49,16 +49,12 @@ class Tally:
     def __init__(self) -> None:
         self.hits: dict[tuple[str, str, float], list[bool]] = {}
         self.bytes: dict[tuple[str, str, float], float] = {}
-        self.seconds: dict[tuple[str, str, float], float] = {}
 
-    def add(
-        self, length: str, method: str, ratio: float, hits: list[bool], share: float = 0.0, seconds: float = 0.0
-    ) -> None:
+    def add(self, length: str, method: str, ratio: float, hits: list[bool], share: float = 0.0) -> None:
         """Add the answers of one context."""
         key = (length, method, ratio)
         self.hits.setdefault(key, []).extend(hits)
         self.bytes[key] = max(self.bytes.get(key, 0.0), share)
-        self.seconds[key] = self.seconds.get(key, 0.0) + seconds
 
     def exact(self, length: str, method: str, ratio: float) -> float | None:
         """Return the share of right answers; ``None`` where the method was not run."""
@@ -83,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     hide_library_bars()
     model = LocalModel.load("demo", device_map="cpu")
+    model.hypercode.keep_scores = True
     started = time.perf_counter()
     tally = Tally()
     lengths = {
@@ -148,9 +145,7 @@ def _alone(
     quality: str,
     int8: bool = False,
 ) -> CompactCache:
-    began = time.perf_counter()
     code = model.compact(case.text, ratio, quality=quality, zoom_share=0.0)
-    seconds = time.perf_counter() - began
     share = code.nbytes / full_global_bytes(source)
     if int8:
         with tempfile.TemporaryDirectory() as folder:
@@ -159,7 +154,7 @@ def _alone(
     context = assemble_context(
         hypercode.prefix(hypercode.template()), [ContextPart(code)], hypercode.rope, hypercode.window
     )
-    tally.add(length, name, ratio, judge(model.model, batch, context), share, seconds)
+    tally.add(length, name, ratio, judge(model.model, batch, context), share)
     return code
 
 
@@ -248,7 +243,6 @@ def _report(
                 "relative": round(sum(hits) / len(hits) / full, 4),
                 "questions": len(hits),
                 "share_of_full_bytes": round(tally.bytes[length, method, ratio], 5),
-                "compaction_seconds": round(tally.seconds[length, method, ratio], 2),
             }
         )
     return {"seed": args.seed, "quality": args.quality, "rows": rows, **extras}

@@ -28,7 +28,9 @@ from hyperscene_plugin.model.architectures import check_supported, layer_windows
 from hyperscene_plugin.model.cache_bridge import NAME, register
 from hyperscene_plugin.model.compactor import (
     QUALITIES,
+    BlockScores,
     CompactBlock,
+    Quality,
     compact_block,
     full_global_bytes,
     score_block,
@@ -39,7 +41,7 @@ from hyperscene_plugin.model.context_template import ContextTemplate
 from hyperscene_plugin.model.head_profile import FILE_NAME, HeadProfile
 from hyperscene_plugin.model.port import PlannedCache
 from hyperscene_plugin.model.prefill import SourceKV, prefill_source
-from hyperscene_plugin.model.references import build_references
+from hyperscene_plugin.model.references import ReferenceBatch, build_references
 from hyperscene_plugin.model.rope_of import ModelRope
 from hyperscene_plugin.model.zoom import GATE, choose_scenes, choose_zoom, gate_parts, point_at_units
 from hyperscene_plugin.text.segment import segment
@@ -79,8 +81,8 @@ class Hypercode:
         check_supported(model)
         if None not in layer_windows(model):
             raise UnsupportedModelError(
-                f"every layer of {type(model).__name__} {name!r} has a sliding window of {layer_windows(model)[0]} tokens: "
-                "nothing older is seen, so there is nothing to compact. Use the text tier, or a model with global layers"
+                f"every layer of {type(model).__name__} {name!r} has a sliding window ({layer_windows(model)[0]} "
+                "tokens): nothing older is seen, so there is nothing to compact. Use the text tier, or another model"
             )
         register()
         model.set_attn_implementation(NAME)
@@ -90,6 +92,9 @@ class Hypercode:
         self._templates: dict[tuple[str, bool], ContextTemplate] = {}
         self._prefixes: dict[tuple[int, ...], SourceKV] = {}
         self._identity: dict[str, str] | None = None
+        self.keep_scores = False
+        """Keep the last block's full cache and scores, so that the same source at another ratio costs only the fit."""
+        self._scored: _Scored | None = None
 
     # identity -----------------------------------------------------------------------------------------------
 
@@ -167,6 +172,9 @@ class Hypercode:
             raise InputError(
                 f"compaction_ratio must lie between {MIN_RATIO:g} and {MAX_RATIO:g}; got {compaction_ratio}"
             )
+        for name, most in (("max_bytes", max_bytes), ("max_slots", max_slots)):
+            if most is not None and most < 1:
+                raise InputError(f"{name} must be at least 1; got {most}")
         scenes = _scenes_of(source, source_id)
         template = self.template(instructions, chat)
         ids, spans, units = self.tokens_of(scenes, template)
@@ -214,13 +222,49 @@ class Hypercode:
             except FingerprintMismatchError:
                 pass  # left by another source or other settings: done again and overwritten
         level = QUALITIES[quality]
-        report = progress or _silent
+        key = _hash(f"{ids}{quality}{seed}{template.fingerprint}")
+        if self._scored is None or self._scored.key != key:
+            self._scored = None  # the former source's keys and values go before the next one's come
+            self._scored = self._score(key, scenes, ids, spans, template, level, seed, progress or _silent)
+        read = self._scored
+        if not self.keep_scores:
+            self._scored = None
+        kv = read.kv
+        total = budget.total_bytes(kv)
+        zoom_bytes = int(budget.zoom_share * total)
+        ratio = full_global_bytes(kv) / max(1, total - zoom_bytes)
+        block = compact_block(
+            self.model,
+            self.rope,
+            kv,
+            spans,
+            read.scores,
+            read.asked,
+            read.held_out,
+            budget_bytes=total - zoom_bytes,
+            head_weights=self.profile.at(ratio) if self.profile else None,
+            quality=level,
+        )
+        verbatim = self._verbatim(kv) if budget.zoom_share else None
+        finished = _Finished(block, verbatim, zoom_bytes, full_global_bytes(kv) + window_bytes(kv))
+        if checkpoint is not None:
+            save_compact(finished.to_cache(scenes, spans, ids, identity, quality), checkpoint, overwrite=True)
+        return finished
+
+    def _score(
+        self,
+        key: str,
+        scenes: Sequence[Scene],
+        ids: list[int],
+        spans: list[tuple[int, int]],
+        template: ContextTemplate,
+        level: Quality,
+        seed: int,
+        report: Progress,
+    ) -> _Scored:
+        """Prefill a block, ask its references, and score its keys: all that does not depend on the budget."""
         kv = prefill_source(
             self.model, template.prefix_ids, ids, lambda done: report("prefill", min(done, len(ids)), len(ids))
-        )
-        scene_of = torch.repeat_interleave(
-            torch.arange(len(spans), device=self.model.device),
-            torch.tensor([b - a for a, b in spans], device=self.model.device),
         )
         wanted = min(level.most_reference_tokens, int(level.references_per_token * len(ids)))
         references = build_references(
@@ -237,33 +281,14 @@ class Hypercode:
         held = min(_HELD_OUT, max(1, len(references) // 8))
         rows = torch.arange(len(references), device=references.ids.device)
         held_out, asked = references.rows(rows[-held:]), references.rows(rows[:-held] if len(rows) > held else rows)
+        scene_of = torch.repeat_interleave(
+            torch.arange(len(spans), device=self.model.device),
+            torch.tensor([b - a for a, b in spans], device=self.model.device),
+        )
         scores, asked = score_block(
-            self.model,
-            kv,
-            asked,
-            scene_of,
-            lambda part: report("compact", int(part * len(ids)), len(ids)),
+            self.model, kv, asked, scene_of, lambda part: report("compact", int(part * len(ids)), len(ids))
         )
-        total = budget.total_bytes(kv)
-        zoom_bytes = int(budget.zoom_share * total)
-        ratio = full_global_bytes(kv) / max(1, total - zoom_bytes)
-        block = compact_block(
-            self.model,
-            self.rope,
-            kv,
-            spans,
-            scores,
-            asked,
-            held_out,
-            budget_bytes=total - zoom_bytes,
-            head_weights=self.profile.at(ratio) if self.profile else None,
-            quality=level,
-        )
-        verbatim = self._verbatim(kv) if budget.zoom_share else None
-        finished = _Finished(block, verbatim, zoom_bytes, full_global_bytes(kv) + window_bytes(kv))
-        if checkpoint is not None:
-            save_compact(finished.to_cache(scenes, spans, ids, identity, quality), checkpoint, overwrite=True)
-        return finished
+        return _Scored(key, kv, scores, asked, held_out)
 
     def _verbatim(self, kv: SourceKV) -> MemoryVerbatim:
         layers: list[tuple[torch.Tensor, torch.Tensor] | None] = []
@@ -338,7 +363,9 @@ class Hypercode:
             for layer in range(len(done[0].block.layers))
         )
         kl = {first + s: v for f, (first, _) in zip(done, blocks, strict=True) for s, v in f.block.scene_kl.items()}
-        poor = {n: f"fidelity: KL {value:.2f} > {_KL_LIMIT:g}" for n, value in kl.items() if value > _KL_LIMIT}
+        weak = {n: value for n, value in kl.items() if value > _KL_LIMIT}
+        zoomable = all(f.verbatim is not None for f in done)  # a weak scene is then read verbatim when it is asked for
+        poor = {} if zoomable else {n: f"fidelity: KL {value:.2f} > {_KL_LIMIT:g}" for n, value in weak.items()}
         spans_of = tuple(
             SceneSpan(a, b, s.text, s.key, poor.get(n, ""))
             for n, (s, (a, b)) in enumerate(zip(scenes, spans, strict=True))
@@ -360,7 +387,7 @@ class Hypercode:
             block_starts=tuple(starts),
             zoom_bytes=sum(f.zoom_bytes for f in done),
             zoom_units=tuple(units),
-            fidelity=_mean([f.block.fidelity for f in done]),
+            fidelity={**_mean([f.block.fidelity for f in done]), "weak_scenes": float(len(weak))},
             routing=_mean([f.block.routing for f in done]),
             notes=() if self.profile else ("no head profile of this model: run calibrate() once for better budgets",),
             verbatim=verbatim,
@@ -490,6 +517,17 @@ class _Budget:
             offsets = sum(4 * (k.shape[0] + 1) for k, w in zip(kv.keys, kv.windows, strict=True) if w is None)
             return self.max_slots * heads * bytes_per_slot(keys.shape[2], keys.element_size()) + offsets
         return int(full_global_bytes(kv) / self.ratio)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """A block read and scored, under the hash of what it depends on."""
+
+    key: str
+    kv: SourceKV
+    scores: BlockScores
+    asked: ReferenceBatch
+    held_out: ReferenceBatch
 
 
 @dataclass(frozen=True, slots=True)

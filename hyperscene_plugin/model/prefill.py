@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from hyperscene_plugin.kv.layout import AssembledContext, AssembledLayer, bytes_of
-from hyperscene_plugin.model.architectures import layer_windows
+from hyperscene_plugin.model.architectures import attention_shape, layer_windows
 
 __all__ = ["SourceKV", "prefill_source"]
 
@@ -65,6 +65,10 @@ def prefill_source(
     model: Any, prefix_ids: tuple[int, ...], ids: list[int], progress: Callable[[int], None] | None = None
 ) -> SourceKV:
     """Run prefix and source through the model once, in chunks; ``progress(tokens done)`` after each chunk."""
+    if not prefix_ids and not ids:  # a tokenizer without a beginning of its own
+        shape = attention_shape(model)
+        nothing = torch.zeros(shape.num_kv_heads, 0, shape.head_dim, dtype=model.dtype, device=model.device)
+        return SourceKV((nothing,) * shape.num_layers, (nothing,) * shape.num_layers, layer_windows(model.config), 0, 0)
     everything = torch.tensor([[*prefix_ids, *ids]], device=model.device)
     total = everything.shape[1]
     cache = DynamicCache(config=model.config)

@@ -35,9 +35,7 @@ class Head:
         self.held_out = torch.arange(rows) % 4 == 3
 
     def fit(self, kept: Tensor) -> HeadFit:
-        return fit_head(
-            self.mass, self.weights, self.values, kept, self.scene_of, self.num_scenes, self.held_out
-        )
+        return fit_head(self.mass, self.weights, self.values, kept, self.scene_of, self.num_scenes, self.held_out)
 
     def scene_mass(self) -> Tensor:
         return torch.stack([self.mass[:, self.scene_of == s].sum(1) for s in range(self.num_scenes)], 1)

@@ -45,7 +45,9 @@ def test_scores_of_no_query_are_zero_and_weight_zero_is_not_looked_at() -> None:
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=30, unique=True), st.integers(0, 40), st.data())
-def test_top_keys_are_the_best_and_protected_ones_go_first(scores: list[float], count: int, data: st.DataObject) -> None:
+def test_top_keys_are_the_best_and_protected_ones_go_first(
+    scores: list[float], count: int, data: st.DataObject
+) -> None:
     protected = data.draw(st.lists(st.booleans(), min_size=len(scores), max_size=len(scores)))
     chosen = top_keys(torch.tensor(scores), count, torch.tensor(protected)).tolist()
     wanted = sorted(range(len(scores)), key=lambda place: (not protected[place], -scores[place]))[:count]
@@ -68,7 +70,8 @@ def slow_skip(keys: Tensor, values: Tensor, ranked: list[int], count: int) -> li
         return float(a @ b / (a.norm() * b.norm()))
 
     candidates = ranked[: 2 * count]
-    plain, copies = [], []
+    plain: list[int] = []
+    copies: list[int] = []
     for place, key in enumerate(candidates):
         better = candidates[:place]
         copy = any(cosine(keys[key], keys[b]) > 0.98 and cosine(values[key], values[b]) > 0.98 for b in better)

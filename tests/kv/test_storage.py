@@ -79,7 +79,9 @@ def cache_of(*layers: LayerSlots, verbatim: bool = False, tokens: int = 20, **ch
             torch.randn(2, layer.num_heads, tokens, 4).to(layer.keys.dtype) if layer.window is None else None
             for layer in layers
         ]
-        cache = replace(cache, verbatim=MemoryVerbatim([None if pair is None else (pair[0], pair[1]) for pair in pairs]))
+        cache = replace(
+            cache, verbatim=MemoryVerbatim([None if pair is None else (pair[0], pair[1]) for pair in pairs])
+        )
     return replace(cache, **changes)
 
 

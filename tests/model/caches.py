@@ -56,15 +56,7 @@ def tiny(folder: Path, name: str = "llama", window: int = 512) -> LocalModel:
 
     tokenizer = AutoTokenizer.from_pretrained(save_tiny_model(folder))
     fields = {"vocab_size": len(tokenizer), "max_position_embeddings": window, "eos_token_id": tokenizer.eos_token_id}
-    if "rope_parameters" in _own(name):
-        fields.pop("max_position_embeddings")
     return LocalModel(tiny_model(name, **fields), tokenizer, name=str(folder))
-
-
-def _own(name: str) -> dict[str, Any]:
-    from tests.model.tiny_architectures import MODELS
-
-    return MODELS[name][1]
 
 
 def scenes_of(*texts: str) -> list[Scene]:

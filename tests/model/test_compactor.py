@@ -1,4 +1,4 @@
-"""One block on tiny random models of every architecture: slots within their bytes, and nothing dropped is nothing lost."""
+"""One block on tiny random models of every architecture: slots within their bytes; nothing dropped, nothing lost."""
 
 from __future__ import annotations
 
@@ -75,12 +75,14 @@ class Block:
         cache, live = HyperCache(self.model.config, [context]), tokens(1, N, seed=8)
         with torch.no_grad():
             out = self.model(live, past_key_values=cache, position_ids=cache.position_ids(N))
-        return out.logits[0]
+        logits: Tensor = out.logits[0]
+        return logits
 
     def plain(self) -> Tensor:
         with torch.no_grad():
             whole = torch.cat([torch.tensor([self.ids]), tokens(1, N, seed=8)], 1)
-            return self.model(whole).logits[0, PREFIX + T :]
+            logits: Tensor = self.model(whole).logits[0, PREFIX + T :]
+        return logits
 
 
 @pytest.fixture(scope="module", params=GLOBAL)
@@ -100,9 +102,7 @@ def test_keeping_every_key_reproduces_the_logits(block: Block) -> None:
         assert made.fidelity["kl"] < 1e-5
         assert made.fidelity["top1_agreement"] == 1.0
     kept = {where: torch.arange(T) for where in block.scores.keys}
-    torch.testing.assert_close(
-        block.logits(evicted_context(block.source, kept)), block.plain(), atol=2e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(block.logits(evicted_context(block.source, kept)), block.plain(), atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("ratio", [2, 4, 8])
@@ -159,9 +159,7 @@ def test_scores_are_what_the_model_s_own_attention_gives() -> None:
             expected = (own * weights[:, None, :, None]).amax((0, 1, 2))
             torch.testing.assert_close(block.scores.keys[layer, head], expected, atol=1e-5, rtol=1e-3)
             first = own[:, :, 3].mean(1)  # the first place of the reply
-            on_scene = sum(
-                float(first[row, slice(*SCENES[int(block.weighed.scenes[row])])].sum()) for row in range(12)
-            )
+            on_scene = sum(float(first[row, slice(*SCENES[int(block.weighed.scenes[row])])].sum()) for row in range(12))
             assert block.scores.on_scene[layer, head] == pytest.approx(on_scene, rel=1e-3)
     assert bool((weights[reply] <= 1).all())
     assert bool((weights >= 0).all())
@@ -201,10 +199,13 @@ def test_slots_in_another_order_say_the_same() -> None:
     for layer in cache.layers:
         turned = [torch.arange(s.stop - 1, s.start - 1, -1) for s in map(layer.head, range(layer.num_heads))]
         order = torch.cat(turned)
-        layers.append(replace(layer, **{n: getattr(layer, n)[order] for n in ("keys", "values", "bias", "source_index")}))
+        layers.append(
+            replace(layer, **{n: getattr(layer, n)[order] for n in ("keys", "values", "bias", "source_index")})
+        )
     prefix = block.prefix()
     contexts = [
-        assemble_context(prefix, [ContextPart(c)], block.rope, 200) for c in (cache, replace(cache, layers=tuple(layers)))
+        assemble_context(prefix, [ContextPart(c)], block.rope, 200)
+        for c in (cache, replace(cache, layers=tuple(layers)))
     ]
     torch.testing.assert_close(block.logits(contexts[0]), block.logits(contexts[1]), atol=1e-5, rtol=1e-5)
 

@@ -128,7 +128,7 @@ def test_without_a_template_roles_are_written_out(tmp_path: Path) -> None:
 
     plain = AutoTokenizer.from_pretrained(save_tiny_model(tmp_path / "plain", chat_template=None))
     template = ContextTemplate(plain)
-    assert plain.decode(template.prefix_ids) == "system:"
+    assert plain.decode(list(template.prefix_ids)) == "system:"
     joined = pieces(template, plain, "Anna", "Where?")
     assert plain.decode(joined) == "system: Anna\nuser: Where?\nassistant:"
 

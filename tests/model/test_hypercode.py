@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hyperscene_plugin import LocalModel, Message
+from hyperscene_plugin.demo_model.world import exact_match
 from hyperscene_plugin.errors import (
     BudgetError,
     FingerprintMismatchError,
@@ -19,6 +20,7 @@ from hyperscene_plugin.errors import (
 )
 from hyperscene_plugin.kv.layout import CompactCache, bytes_of
 from hyperscene_plugin.model import hypercode as module
+from hyperscene_plugin.model.prefill import prefill_source
 from tests.model.caches import SHORT, STORY, demo, demo_cache, questions, right, scenes_of, tiny, world_text
 
 ARCHITECTURES = ["llama-llama3", "qwen2-window", "qwen2-yarn", "qwen3", "mistral", "gemma3", "phi3", "phi3-partial"]
@@ -76,7 +78,7 @@ def test_every_architecture_compacts_saves_and_answers(name: str, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["mistral-window", "phi3-window"])
 def test_a_model_of_windows_alone_is_refused_by_name(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="every layer of .* sliding window"):
+    with pytest.raises(UnsupportedModelError, match=r"every layer of .* sliding window"):
         tiny(tmp_path, name).compact(scenes_of(*STORY))
 
 
@@ -90,7 +92,8 @@ def test_a_model_of_windows_alone_is_refused_by_name(name: str, tmp_path: Path) 
         ({"zoom_share": 1.0}, InputError, "zoom_share"),
         ({"zoom_share": -0.1}, InputError, "zoom_share"),
         ({"max_bytes": 100}, BudgetError, "hold no slot"),
-        ({"max_slots": 0}, BudgetError, "hold no slot"),
+        ({"max_slots": 0}, InputError, "max_slots must be at least 1; got 0"),
+        ({"max_bytes": -5}, InputError, "max_bytes must be at least 1; got -5"),
     ],
 )
 def test_arguments_out_of_range_are_refused(options: dict[str, Any], error: type[Exception], words: str) -> None:
@@ -209,7 +212,7 @@ def test_an_interrupted_call_goes_on_from_its_checkpoint(tmp_path: Path, monkeyp
     scenes, folder = scenes_of(*STORY), tmp_path / "checkpoint"
     local.hypercode.prefix(local.hypercode.template())
     prefilled: list[int] = []
-    plain = module.prefill_source
+    plain = prefill_source
 
     def counted(model: Any, prefix: Any, ids: list[int], *rest: Any) -> Any:
         prefilled.append(len(ids))
@@ -254,8 +257,12 @@ def test_an_interrupted_call_goes_on_from_its_checkpoint(tmp_path: Path, monkeyp
 
 
 def test_messages_stand_behind_a_cache() -> None:
-    (first, answer), (second, _) = questions(count=2)
-    turns = [Message("user", first), Message("assistant", answer), Message("user", second)]
-    told = demo().generate(turns, SHORT, caches=[demo_cache()])
-    assert told.text == demo().generate(turns, SHORT, caches=[replace(demo_cache(), source_id="x")]).text
-    assert told.usage.prompt_tokens > demo().generate(second, SHORT, caches=[demo_cache()]).usage.prompt_tokens
+    asked, good = questions(count=6), 0
+    for (first, said), (second, answer) in pairwise(asked):
+        turns = [Message("user", first), Message("assistant", said), Message("user", second)]
+        told = demo().generate(turns, SHORT, caches=[demo_cache()])
+        single = demo().generate([Message("user", second)], SHORT, caches=[demo_cache()])
+        assert single.text == demo().generate(second, SHORT, caches=[demo_cache()]).text
+        assert told.usage.prompt_tokens > single.usage.prompt_tokens
+        good += exact_match(told.text, answer)
+    assert good >= 3
