@@ -64,7 +64,8 @@ def train_tokenizer(text: str, vocabulary: int = _VOCABULARY) -> Any:
         show_progress=False,
     )
     plain.train_from_iterator(text.splitlines(keepends=True), trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=plain, bos_token="<s>", eos_token="<|end|>", pad_token="<|end|>")
+    make: Any = PreTrainedTokenizerFast
+    fast = make(tokenizer_object=plain, bos_token="<s>", eos_token="<|end|>", pad_token="<|end|>")
     fast.chat_template = CHAT_TEMPLATE
     return fast
 

@@ -63,6 +63,4 @@ def plot_speed(report: dict[str, Any], folder: Path) -> Path:
 
 
 def _series(rows: list[dict[str, Any]], key: str, names: tuple[str, ...], unit: int) -> dict[str, list[float]]:
-    return {
-        label: [row[key][name] / unit for row in rows] for label, name in zip(_COLOURS, names, strict=True)
-    }
+    return {label: [row[key][name] / unit for row in rows] for label, name in zip(_COLOURS, names, strict=True)}

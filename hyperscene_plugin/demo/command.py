@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from hyperscene_plugin.demo.compare import Comparison, compare
-from hyperscene_plugin.demo.report import print_comparisons, print_memory, print_model, print_plan
+from hyperscene_plugin.demo.report import print_compacted, print_comparisons, print_memory, print_model, print_plan
 from hyperscene_plugin.engine import Engine, RememberReport
+from hyperscene_plugin.hypercode_tier import StoredCache
 from hyperscene_plugin.model import hide_library_bars
 from hyperscene_plugin.text.reading import read_text_file
 from hyperscene_plugin.types import Scope, Source
@@ -70,6 +71,9 @@ def demo(
             remembered = _remember(engine, console)
             if not json:
                 print_memory(console, {item.name: (item.report, item.seconds) for item in remembered}, engine)
+            name, stored, seconds = _compact(engine, remembered[0], console)
+            if not json:
+                print_compacted(console, name, stored, seconds)
             comparisons = _ask(engine, {item.name: item.scope for item in remembered}, max_tokens, console)
     if json:
         typer.echo(json_module.dumps([asdict(item) for item in comparisons], ensure_ascii=False, default=str))
@@ -100,6 +104,16 @@ def _remember(engine: Engine, console: Console) -> list[_Remembered]:
             report = engine.remember(source, scope=scope, source_id=name, progress=_reporter(bar, name))
             done.append(_Remembered(name, scope, report, time.perf_counter() - started))
     return done
+
+
+def _compact(engine: Engine, item: _Remembered, console: Console) -> tuple[str, StoredCache, float]:
+    """Turn the chat into hypercode; the book would take minutes on a processor."""
+    started = time.perf_counter()
+    with Progress(console=console, transient=True) as bar:
+        stored = engine.compact(
+            item.name, scope=item.scope, compaction_ratio=12, quality="best", progress=_reporter(bar, item.name)
+        )
+    return item.name, stored, time.perf_counter() - started
 
 
 def _reporter(bar: Progress, name: str) -> Callable[[str, int, int], None]:

@@ -1,4 +1,4 @@
-"""One question → the same model's answers from the full context and from the plan, with tokens, bytes and seconds."""
+"""One question → the same model's answers from full context, scenes as text, and hypercode: tokens, bytes, seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hyperscene_plugin.engine import Engine, EngineReply, full_context_messages
 from hyperscene_plugin.model.port import GenerationOptions, GenerationResult
 from hyperscene_plugin.types import Message, Scope
 
-__all__ = ["Comparison", "FullRun", "PlannedRun", "compare"]
+__all__ = ["Comparison", "FullRun", "HypercodeRun", "PlannedRun", "compare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +41,25 @@ class PlannedRun:
 
 
 @dataclass(frozen=True, slots=True)
+class HypercodeRun:
+    """The run behind stored hypercode. ``kv_bytes`` are all that is held; ``zoomed`` was read verbatim."""
+
+    kv_bytes: int
+    seconds_to_first_token: float
+    answer: str
+    zoomed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
-    """Both runs of one question. ``expected`` is the known answer, where there is one."""
+    """All runs of one question. ``expected`` is the known answer, where there is one; ``hypercode`` where compacted."""
 
     source: str
     question: str
     expected: str | None
     full: FullRun
     planned: PlannedRun
+    hypercode: HypercodeRun | None = None
 
     def correct(self, answer: str) -> bool | None:
         """Say whether ``answer`` is the expected one (case, blanks and a final stop aside); ``None`` if unknown."""
@@ -60,17 +71,31 @@ class Comparison:
 def compare(
     engine: Engine, scope: Scope, *, source: str, question: str, expected: str | None, max_tokens: int
 ) -> Comparison:
-    """Run ``question`` both ways, the plan first; greedy, so both are repeatable."""
+    """Run ``question`` every way, the plan first; greedy, so all are repeatable."""
     options = GenerationOptions(max_new_tokens=64)
     started = time.perf_counter()
-    plan = engine.plan(question, scope=scope, max_tokens=max_tokens, options=options)
+    plan = engine.plan(question, scope=scope, max_tokens=max_tokens, options=options, hypercode=False)
     planned_in = time.perf_counter() - started
     reply = engine.run(plan, options)
     usage = reply.result.usage
     planned = PlannedRun(
         usage.prompt_tokens, usage.kv_cache_bytes, planned_in, planned_in + usage.seconds_to_first_token, reply
     )
-    return Comparison(source, question, expected, _run_full(engine, scope, question, options), planned)
+    full = _run_full(engine, scope, question, options)
+    return Comparison(source, question, expected, full, planned, _run_hypercode(engine, scope, question, options))
+
+
+def _run_hypercode(engine: Engine, scope: Scope, question: str, options: GenerationOptions) -> HypercodeRun | None:
+    """Run behind the scope's compact caches, planning included in the time; ``None`` where there are none."""
+    started = time.perf_counter()
+    plan = engine.plan(question, scope=scope, options=options)
+    if not plan.cache_keys:
+        return None
+    planned_in = time.perf_counter() - started
+    result = engine.run(plan, options).result
+    zoomed = tuple(text for cache in result.caches for text in cache.zoomed_text)
+    usage = result.usage
+    return HypercodeRun(usage.kv_cache_bytes, planned_in + usage.seconds_to_first_token, result.text, zoomed)
 
 
 def _run_full(engine: Engine, scope: Scope, question: str, options: GenerationOptions) -> FullRun:

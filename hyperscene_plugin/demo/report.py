@@ -11,8 +11,9 @@ from rich.table import Table
 
 from hyperscene_plugin.demo.compare import Comparison
 from hyperscene_plugin.engine import Engine, RememberReport
+from hyperscene_plugin.hypercode_tier import StoredCache
 
-__all__ = ["print_comparisons", "print_memory", "print_model", "print_plan"]
+__all__ = ["print_compacted", "print_comparisons", "print_memory", "print_model", "print_plan"]
 
 _DEMO_MODEL = (
     "The bundled demo model is a few million parameters, trained by this project on a small made-up world. "
@@ -95,6 +96,7 @@ def print_comparisons(console: Console, comparisons: Sequence[Comparison]) -> No
             style="dim",
         )
     _print_totals(console, comparisons)
+    _print_hypercode(console, [item for item in comparisons if item.hypercode is not None])
 
 
 def _print_totals(console: Console, comparisons: Sequence[Comparison]) -> None:
@@ -118,6 +120,51 @@ def _print_totals(console: Console, comparisons: Sequence[Comparison]) -> None:
     notes = dict.fromkeys(note for item in comparisons for note in item.planned.reply.notes)
     for note in notes:
         console.print(f"[yellow]note:[/] {escape(note)}")
+
+
+def print_compacted(console: Console, name: str, stored: StoredCache, seconds: float) -> None:
+    """Say what was turned into hypercode."""
+    code = stored.cache
+    console.print(
+        f"[bold]hypercode[/] {escape(name)}: {code.num_source_tokens:,} tokens, {code.tokens_per_hypertoken:.0f} to a "
+        f"hypertoken; full cache {_mib(code.full_nbytes)} → slots {_mib(code.nbytes)} + room for verbatim sentences "
+        f"{_mib(code.zoom_bytes)}; made in {seconds:.1f} s, then stored"
+    )
+
+
+def _print_hypercode(console: Console, items: Sequence[Comparison]) -> None:
+    """Show full context against stored hypercode, question by question."""
+    if not items:
+        return
+    table = Table(
+        "question", "full context", "hypercode", "KV held", "first token, s", "faster", "read verbatim (zoom)"
+    )
+    table.title = "full context → hypercode"
+    for item in items:
+        run, full = item.hypercode, item.full
+        assert run is not None
+        table.add_row(
+            escape(item.question),
+            _answer(item, full.answer),
+            _answer(item, run.answer),
+            f"{_mib(full.kv_bytes)} → {_mib(run.kv_bytes)}",
+            f"{full.seconds_to_first_token:.3f} → {run.seconds_to_first_token:.3f}",
+            f"{full.seconds_to_first_token / run.seconds_to_first_token:.1f}×",
+            escape(_flat(" / ".join(run.zoomed), 70)),
+        )
+    console.print(table)
+    known = [item for item in items if item.expected is not None]
+    right = sum(item.hypercode is not None and item.correct(item.hypercode.answer) is True for item in known)
+    full_right = sum(item.correct(item.full.answer) is True for item in known)
+    smaller = statistics.median(item.full.kv_bytes / item.hypercode.kv_bytes for item in items if item.hypercode)
+    faster = statistics.median(
+        item.full.seconds_to_first_token / item.hypercode.seconds_to_first_token for item in items if item.hypercode
+    )
+    console.print(
+        f"[bold]hypercode[/] right answers {right}/{len(known)} (full context {full_right}/{len(known)}), median "
+        f"{smaller:.1f}× less KV held, question and reply included, {faster:.1f}× faster to the first token, planning "
+        "included. A small model pays little for a full prefill: docs/hypercode-speed.md has real sizes."
+    )
 
 
 def _evidence(item: Comparison) -> str:

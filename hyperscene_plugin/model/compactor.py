@@ -81,11 +81,16 @@ class CompactBlock:
 
 @dataclass(slots=True)
 class BlockScores:
-    """Scores (tokens,) of every global layer and head, and how surely each head points at the scene asked about."""
+    """Scores (tokens,) of every global layer and head, and how surely each head points at the scene asked about.
+
+    ``hidden`` (places, width) are the model's last states behind the full context where ``reply`` of the references
+    that came with the scores is set, in that order; ``None`` where they were not kept.
+    """
 
     keys: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     on_scene: dict[tuple[int, int], float] = field(default_factory=dict)
     asked: int = 0
+    hidden: Tensor | None = None
 
 
 def score_block(
@@ -94,6 +99,7 @@ def score_block(
     """Return the scores of all keys, and the references with their weights. ``progress`` gets the share done."""
     scores = BlockScores()
     weighed: list[ReferenceBatch] = []
+    answered: list[Tensor] = []
     context, bare = source.context(), source.context(prefix_only=True)
     pieces = list(references.pieces(_PIECE_TOKENS))
     for number, piece in enumerate(pieces):
@@ -106,7 +112,9 @@ def score_block(
             _score_layer(scores, layer, record, piece, source, scene_of, scaling_of(model, layer))
         scores.asked += len(piece)
         weighed.append(piece)
+        answered.append(hidden[piece.reply])
         progress((number + 1) / len(pieces))
+    scores.hidden = torch.cat(answered)
     return scores, _joined(weighed)
 
 
@@ -140,8 +148,7 @@ def compact_block(
         fitting = FittingPass(model, source, kept, scene_of, len(scenes), _sample(references, _FIT_TOKENS))
         hidden_states(model, fitting.batch, source.context(), AttentionRecorder(None, fitting.on_layer))
         fitted = AssembledContext(tuple(fitting.layers), evicted.num_positions)
-        of_fit, of_eviction = _weighted_kl(model, source, (fitted, evicted), _sample(references, _JUDGE_TOKENS))
-        if of_fit <= of_eviction:
+        if _fit_is_closer(model, source, fitted, evicted, scores, references):
             assembled = fitted
     fidelity, scene_kl = _measure(model, source, assembled, held_out)
     if fitting is not None:
@@ -231,29 +238,61 @@ def _unrotated(rope: ModelRope, layer: AssembledLayer, number: int, source: Sour
 
 
 @torch.no_grad()
-def _weighted_kl(
-    model: Any, source: SourceKV, compacts: Sequence[AssembledContext], batch: ReferenceBatch
-) -> list[float]:
-    """Return each context's mean KL to the full one over the replies, a place by what the context is worth there."""
-    weights = batch.weights[batch.reply]
-    found = _divergences(model, source, compacts, batch)
-    return [float((kl * weights).sum() / weights.sum().clamp_min(1e-6)) for kl, _ in found]
+def _fit_is_closer(
+    model: Any,
+    source: SourceKV,
+    fitted: AssembledContext,
+    evicted: AssembledContext,
+    scores: BlockScores,
+    references: ReferenceBatch,
+) -> bool:
+    """Say which context answers some references more like the full one, a place by what the context is worth there."""
+    chosen = _sampled(references, _JUDGE_TOKENS)
+    judges = references.rows(chosen)
+    wanted = None
+    if scores.hidden is not None:
+        owner = references.reply.nonzero()[:, 0]
+        wanted = scores.hidden[torch.isin(owner, chosen)]
+    weights = judges.weights[judges.reply]
+    of_fit, of_eviction = (
+        (kl * weights).sum() for kl, _ in _divergences(model, source, (fitted, evicted), judges, wanted)
+    )
+    return bool(of_fit <= of_eviction)
 
 
 def _divergences(
-    model: Any, source: SourceKV, compacts: Sequence[AssembledContext], batch: ReferenceBatch
+    model: Any,
+    source: SourceKV,
+    compacts: Sequence[AssembledContext],
+    batch: ReferenceBatch,
+    full: Tensor | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return for each context KL (nats) to the full one, and agreement of the top choice, at the reply places."""
-    wanted = _log_probs(model, batch, source.context())
+    """Return for each context KL (nats) to the full one, and agreement of the top choice, at the reply places.
+
+    ``full`` are the last states there behind the full context, where they are known.
+    """
+    wanted = _log_probs(model, _reply_states(model, batch, source.context()) if full is None else full)
     found = []
     for compact in compacts:
-        got = _log_probs(model, batch, compact)
+        got = _log_probs(model, _reply_states(model, batch, compact))
         found.append(((wanted.exp() * (wanted - got)).sum(-1), wanted.argmax(-1) == got.argmax(-1)))
     return found
 
 
-def _log_probs(model: Any, batch: ReferenceBatch, context: AssembledContext) -> Tensor:
-    logits: Tensor = model.lm_head(hidden_states(model, batch, context)[batch.reply])
+def _reply_states(model: Any, batch: ReferenceBatch, context: AssembledContext) -> Tensor:
+    """Return (places, width): the last states at the reply places, in the batch's order, with little padding run."""
+    per_row = [torch.empty(0)] * len(batch)
+    for index in batch.like_rows(_PIECE_TOKENS):
+        part = batch.rows(index)
+        states = hidden_states(model, part, context)[part.reply]
+        ends = part.reply.sum(1).cumsum(0).tolist()
+        for row, start, end in zip(index.tolist(), [0, *ends[:-1]], ends, strict=True):
+            per_row[row] = states[start:end]
+    return torch.cat(per_row)
+
+
+def _log_probs(model: Any, states: Tensor) -> Tensor:
+    logits: Tensor = model.lm_head(states)
     return logits.float().log_softmax(-1)
 
 
@@ -296,9 +335,13 @@ def _scene_of(scenes: Sequence[tuple[int, int]], num_tokens: int, device: torch.
 
 def _sample(references: ReferenceBatch, most_tokens: int) -> ReferenceBatch:
     """Return evenly spread sequences that fit ``most_tokens`` with their padding."""
+    return references.rows(_sampled(references, most_tokens))
+
+
+def _sampled(references: ReferenceBatch, most_tokens: int) -> Tensor:
     width = int(references.real.sum(1).max())
     count = min(len(references), max(1, most_tokens // width))
-    return references.rows(spread(len(references), count, references.ids.device))
+    return spread(len(references), count, references.ids.device)
 
 
 def _joined(pieces: Sequence[ReferenceBatch]) -> ReferenceBatch:

@@ -44,6 +44,7 @@ from hyperscene_plugin.model.prefill import SourceKV, prefill_source
 from hyperscene_plugin.model.references import ReferenceBatch, build_references
 from hyperscene_plugin.model.rope_of import ModelRope
 from hyperscene_plugin.model.zoom import GATE, choose_scenes, choose_zoom, gate_parts, point_at_units
+from hyperscene_plugin.text.render import render_pieces
 from hyperscene_plugin.text.segment import segment
 from hyperscene_plugin.text.sentences import sentence_ends
 from hyperscene_plugin.types import Message, Scene, Source
@@ -222,7 +223,7 @@ class Hypercode:
             except FingerprintMismatchError:
                 pass  # left by another source or other settings: done again and overwritten
         level = QUALITIES[quality]
-        key = _hash(f"{ids}{quality}{seed}{template.fingerprint}")
+        key = _hash(f"{ids}{spans}{quality}{seed}{template.fingerprint}")
         if self._scored is None or self._scored.key != key:
             self._scored = None  # the former source's keys and values go before the next one's come
             self._scored = self._score(key, scenes, ids, spans, template, level, seed, progress or _silent)
@@ -304,21 +305,25 @@ class Hypercode:
     def tokens_of(
         self, scenes: Sequence[Scene], template: ContextTemplate
     ) -> tuple[list[int], list[tuple[int, int]], list[tuple[int, int]]]:
-        """Return the source's tokens, each scene's token span, and the token spans of its sentences."""
-        text, lead = template.context_text("".join(scene.text for scene in scenes))
+        """Return the source's tokens, each scene's token span, and the token spans of its sentences.
+
+        The source reads as it would in a prompt of text: with speakers, dates and titles where a reader needs them.
+        """
+        pieces = render_pieces(scenes)
+        text, lead = template.context_text("".join(pieces))
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, ends = list(encoded["input_ids"]), [end for _, end in encoded["offset_mapping"]]
         spans: list[tuple[int, int]] = []
         units: list[tuple[int, int]] = []
         at, place = 0, lead
-        for scene in scenes:
+        for piece in pieces:
             first = at
-            for end in sentence_ends(scene.text) or [len(scene.text)]:
+            for end in sentence_ends(piece) or [len(piece)]:
                 last = bisect_right(ends, place + end)
                 if last > at:
                     units.append((at, last))
                     at = last
-            place += len(scene.text)
+            place += len(piece)
             last = bisect_right(ends, place)
             if last > at:
                 units.append((at, last))

@@ -26,6 +26,8 @@ _MOST_GAIN = 4.0
 """Nats of gain that count fully: a token that the context makes e⁴ times likelier needs the context."""
 _QUESTION_SHARE = 0.25
 _LOGIT_ROWS = 512
+_LIKE_LENGTH, _PASS_TOKENS = 1.2, 256
+"""Longest ÷ shortest sequence of a batch, once it has so many tokens: a smaller pass would not keep a device busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +57,21 @@ class ReferenceBatch:
 
     def pieces(self, most_tokens: int) -> Iterator[ReferenceBatch]:
         """Yield batches of at most ``most_tokens`` tokens (padding counted), sequences of like length together."""
+        return map(self.rows, self.like_rows(most_tokens))
+
+    def like_rows(self, most_tokens: int) -> Iterator[Tensor]:
+        """Yield the row numbers of each of the :meth:`pieces`.
+
+        A piece ends early where the lengths differ so much that padding would cost more than another pass.
+        """
         order = self.real.sum(1).argsort()
         lengths = self.real.sum(1)[order].tolist()
         start = 0
         for end in range(1, len(order) + 1):
             full = end == len(order) or lengths[end] * (end + 1 - start) > most_tokens
-            if full:
-                yield self.rows(order[start:end])
+            uneven = not full and lengths[end] > _LIKE_LENGTH * lengths[start]
+            if full or (uneven and lengths[end - 1] * (end - start) >= _PASS_TOKENS):
+                yield order[start:end]
                 start = end
 
 

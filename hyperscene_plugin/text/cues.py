@@ -44,6 +44,7 @@ class Cue:
 class _Sentence:
     text: str
     scene: int
+    speaker: str
     couplings: list[Coupling]
 
 
@@ -52,7 +53,7 @@ def make_cues(scenes: Sequence[Scene], *, most: int | None = None, seed: int = 0
 
     In each sentence the units that say most come first: dates, numbers and names, then words that are rare in the
     scenes. Function words are never asked for. Where a sentence has clauses, only the clause of the unit is quoted,
-    behind the names of the sentence's beginning.
+    behind the names of the sentence's beginning; what was said is asked for under its speaker's name.
     """
     rng = random.Random(seed)
     sentences = _sentences(scenes)
@@ -83,7 +84,7 @@ def _sentences(scenes: Sequence[Scene]) -> list[_Sentence]:
                 owners.append(number)
             start = end
     return [
-        _Sentence(part.text, owner, couplings)
+        _Sentence(part.text, owner, scenes[owner].speaker or "", couplings)
         for part, owner, couplings in zip(parts, owners, find_couplings(parts), strict=True)
     ]
 
@@ -115,6 +116,8 @@ def _cue(sentence: _Sentence, target: Coupling, counts: Counter[str], rng: rando
     if start > 0:
         names = [c for c in sentence.couplings if c.start < cuts[1] and text[c.start].isupper()]
         subject = " ".join(text[c.start : c.end] for c in names if not _is_function(text[c.start : c.end]))
+    if sentence.speaker and sentence.speaker != text[target.start : target.end] and sentence.speaker not in text:
+        subject = f"{sentence.speaker} {subject}"
     rest = f"{subject} {text[start : target.start]} {text[target.end : end]}"
     words = _MARKS.sub(" ", rest).split()
     while words and words[-1].casefold() in ("and", "but", "и", "но", "а"):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from hyperscene_plugin.types import Scene
 
-__all__ = ["body", "day", "header", "render"]
+__all__ = ["body", "day", "header", "render", "render_pieces"]
 
 _DAY = regex.compile(
     r"\d{4}-\d{2}-\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}|\d{4}/\d{1,2}/\d{1,2}"
@@ -60,7 +60,12 @@ def body(scene: Scene, previous: Scene | None = None) -> str:
 
 def render(scenes: Sequence[Scene]) -> str:
     """Return the text of ``scenes`` (in source order); of a scene's own text only the outer blanks change."""
-    return "".join(_pieces(scenes))
+    return "".join(render_pieces(scenes))
+
+
+def render_pieces(scenes: Sequence[Scene]) -> list[str]:
+    """Return what ``render`` writes for each scene: what parts it from the last, header and speaker, its text."""
+    return list(_pieces(scenes))
 
 
 def _pieces(scenes: Sequence[Scene]) -> Iterator[str]:
@@ -68,14 +73,10 @@ def _pieces(scenes: Sequence[Scene]) -> Iterator[str]:
     for scene in scenes:
         if previous is None or _run(scene) != _run(previous):
             line = header(scene, previous)
-            if previous is not None:
-                yield "\n"
-            if line:
-                yield f"{line}\n"
-            yield body(scene)
+            start = "" if previous is None else "\n"
+            yield f"{start}{line}\n{body(scene)}" if line else start + body(scene)
         else:
-            yield _gap(previous, scene)
-            yield body(scene, previous)
+            yield _gap(previous, scene) + body(scene, previous)
         previous = scene
 
 

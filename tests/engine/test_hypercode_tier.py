@@ -159,3 +159,19 @@ def test_without_a_model_there_is_no_hypercode(tmp_path):
         engine.remember("Anna lives in Oslo.", scope=ANNA, source_id="notes")
         with pytest.raises(ModelError, match="needs a local model"):
             engine.compact("notes", scope=ANNA)
+
+
+def test_a_chat_keeps_its_speakers(engine):
+    said = {
+        "Nora": "Geneva",
+        "Felix": "Lisbon",
+        "Irene": "Athens",
+        "Oscar": "Prague",
+        "Clara": "Riga",
+        "Victor": "Oslo",
+    }
+    chat = [Message("user", f"I live in {city}.", name=name, id=name) for name, city in said.items()]
+    engine.remember(chat, scope=ANNA, source_id="chat")
+    engine.compact("chat", scope=ANNA, compaction_ratio=4, quality="best")
+    answers = {name: engine.generate(f"Where does {name} live?", scope=ANNA).text.strip(" .") for name in said}
+    assert answers == said
