@@ -4,7 +4,8 @@
 
 Each measurement is a process of its own on the CPU: a model with random weights is built from a built-in configuration
 (some with fewer layers, their widths as they are), a random prompt is prefilled through ``generate`` and a few tokens
-are decoded. Measured is the process's largest resident memory from then on (``VmHWM``, reset after the model is built
+are decoded; a case marked ``hypercode`` loads a stored compact cache of random slots from disk instead, assembles it and
+answers a question behind it. Measured is the process's largest resident memory from then on (``VmHWM``, reset after the model is built
 through ``/proc/self/clear_refs``) minus what was resident before the model was built, after a tiny model of the same
 kind had run once: libraries and thread pools are no part of it. glibc keeps freed memory for later, up to 32 MiB a
 piece, which would be counted too; ``MALLOC_MMAP_THRESHOLD_`` is set so that every tensor above 64 KiB goes back at
@@ -19,14 +20,17 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hyperscene_plugin.bench.resident import MALLOC, forget_largest, largest, resident
 from hyperscene_plugin.errors import HypersceneError, InputError, MissingPackageError
-from hyperscene_plugin.forecast.memory import Peak, full_peak
+from hyperscene_plugin.forecast.cache import hypercode
+from hyperscene_plugin.forecast.memory import Peak, full_peak, hypercode_peak
 from hyperscene_plugin.forecast.parameters import weights_of
 from hyperscene_plugin.forecast.references import REFERENCES
 from hyperscene_plugin.forecast.request import Request
@@ -35,6 +39,8 @@ from hyperscene_plugin.forecast.shape import DTYPE_BYTES, ModelShape, shape_of
 __all__ = ["CASES", "Case", "main", "measure", "predict"]
 
 _NEW_TOKENS = 4
+_QUESTION_TOKENS = 64
+_RATIO = 12.0
 _MIB = 1024**2
 _SECONDS = 1800
 
@@ -77,17 +83,27 @@ CASES = (
     Case("gemma-3-1b", 4096, layers=12),
     Case("gemma-3-1b", 4096, layers=12, prefill_chunk=1024),
     Case("gemma-3-1b", 24_576, layers=2),
+    Case("smollm2-135m", 4096, way="hypercode"),
+    Case("qwen2.5-0.5b", 8192, dtype="bfloat16", way="hypercode"),
+    Case("llama-3.2-1b", 16_384, layers=4, way="hypercode"),
+    Case("phi-3-mini", 32_768, layers=2, dtype="bfloat16", way="hypercode"),
 )
-_QUICK = (Case("smollm2-135m", 1024), Case("smollm2-135m", 1024, prefill_chunk=256))
+_QUICK = (
+    Case("smollm2-135m", 1024),
+    Case("smollm2-135m", 1024, prefill_chunk=256),
+    Case("smollm2-135m", 2048, way="hypercode"),
+)
 
 
 def predict(case: Case) -> tuple[ModelShape, Peak]:
     """Return the shape of a case's model and its peak by the forecast's arithmetic."""
     shape = shape_of(case.config, case.model)
     weights = weights_of(shape, case.dtype)
+    question = 1 if case.way == "full" else _QUESTION_TOKENS
     request = Request(
-        context=case.prompt - 1,
-        question_tokens=1,
+        context=case.prompt - question,
+        ratio=_RATIO,
+        question_tokens=question,
         new_tokens=_NEW_TOKENS,
         prefill_chunk=case.prefill_chunk,
         dtype=case.dtype,
@@ -95,7 +111,17 @@ def predict(case: Case) -> tuple[ModelShape, Peak]:
     return shape, _PREDICT[case.way](shape, request, weights.bytes, DTYPE_BYTES[case.dtype])
 
 
-_PREDICT: Mapping[str, Callable[[ModelShape, Request, int, int], Peak]] = {"full": full_peak}
+def _predict_hypercode(shape: ModelShape, request: Request, weights: int, size: int) -> Peak:
+    """Return the forecast's peak, and on top of it the stored slots, which a CPU process maps from the file."""
+    compact = hypercode(shape, request.context, request.ratio, size)
+    peak = hypercode_peak(shape, request, weights, compact, size)
+    return replace(peak, cache=peak.cache + compact.compact)
+
+
+_PREDICT: Mapping[str, Callable[[ModelShape, Request, int, int], Peak]] = {
+    "full": full_peak,
+    "hypercode": _predict_hypercode,
+}
 
 
 def measure(case: Case, *, system_malloc: bool = False) -> dict[str, Any]:
@@ -106,7 +132,7 @@ def measure(case: Case, *, system_malloc: bool = False) -> dict[str, Any]:
     """
     environment = dict(os.environ) | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     if not system_malloc:
-        environment["MALLOC_MMAP_THRESHOLD_"] = str(64 * 1024)
+        environment |= MALLOC
     try:
         done = subprocess.run(
             [sys.executable, "-m", "hyperscene_plugin.bench.forecast", "--measure", json.dumps(asdict(case))],
@@ -207,43 +233,102 @@ def _measure_here(case: Case) -> dict[str, Any]:
         "head_dim": 32,
         "vocab_size": 256,
     }
-    warm = build(case.config | small)
-    _RUN[case.way](warm, replace(case, prompt=64, prefill_chunk=case.prefill_chunk and 32))
-    del warm
-    baseline = _resident()
-    model = build(case.config)
-    weights = _resident()
-    method = _reset_largest()
-    started = time.perf_counter()
-    _RUN[case.way](model, case)
-    seconds = time.perf_counter() - started
+    little = replace(case, prompt=2 * _QUESTION_TOKENS, prefill_chunk=case.prefill_chunk and 32)
+    with tempfile.TemporaryDirectory(prefix="hyperscene-forecast-") as scratch:
+        stored = {}
+        for name, config, one in (("small", case.config | small, little), ("real", case.config, case)):
+            stored[name] = Path(scratch) / name
+            if case.way == "hypercode":
+                _store_slots(config, one, stored[name])
+        warm = build(case.config | small)
+        _RUN[case.way](warm, little, stored["small"])
+        del warm
+        baseline = resident()
+        model = build(case.config)
+        weights = resident()
+        method = forget_largest()
+        started = time.perf_counter()
+        _RUN[case.way](model, case, stored["real"])
+        seconds = time.perf_counter() - started
     return {
         "weights": weights - baseline,
-        "peak": _largest() - baseline,
+        "peak": largest() - baseline,
         "baseline": baseline,
         "method": method,
         "seconds": seconds,
     }
 
 
-def _run_full(model: Any, case: Case) -> None:
+def _run_full(model: Any, case: Case, stored: Path) -> None:
     """Prefill a random prompt and decode a few tokens, as ``LocalModel.generate`` does."""
+    _generate(model, case.prompt, prefill_chunk_size=case.prefill_chunk)
+
+
+def _run_hypercode(model: Any, case: Case, stored: Path) -> None:
+    """Load the stored slots, assemble them behind a prefix of one token and answer a question, as ``LocalModel``."""
+    from hyperscene_plugin.kv.storage import load_compact
+    from hyperscene_plugin.model.cache_bridge import NAME, HyperCache, register
+    from hyperscene_plugin.model.composition import ContextPart, assemble_context
+    from hyperscene_plugin.model.prefill import prefill_source
+    from hyperscene_plugin.model.rope_of import ModelRope
+
+    register()
+    model.set_attn_implementation(NAME)
+    code = load_compact(stored)
+    prefix = prefill_source(model, (1,), [])
+    context = assemble_context(prefix, [ContextPart(code)], ModelRope(model), case.prompt + _QUESTION_TOKENS)
+    cache = HyperCache(model.config, [context])
+    _generate(model, _QUESTION_TOKENS, past_key_values=cache, position_ids=cache.position_ids(_QUESTION_TOKENS))
+
+
+def _generate(model: Any, tokens: int, **more: Any) -> None:
     import torch
 
-    ids = torch.randint(3, model.config.vocab_size, (1, case.prompt), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(3, model.config.vocab_size, (1, tokens), generator=torch.Generator().manual_seed(0))
     model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         do_sample=False,
         min_new_tokens=_NEW_TOKENS,
         max_new_tokens=_NEW_TOKENS,
-        prefill_chunk_size=case.prefill_chunk,
         pad_token_id=0,
+        **more,
     )
 
 
-# Another way of answering (from a compact cache) is one more entry here and one in _PREDICT.
-_RUN: Mapping[str, Callable[[Any, Case], None]] = {"full": _run_full}
+_RUN: Mapping[str, Callable[[Any, Case, Path], None]] = {"full": _run_full, "hypercode": _run_hypercode}
+
+
+def _store_slots(config: Mapping[str, Any], case: Case, folder: Path) -> None:
+    """Save random slots, as many in every head as the forecast has for the context of a case."""
+    import torch
+
+    from hyperscene_plugin.kv.layout import CompactCache, LayerSlots, SceneSpan
+    from hyperscene_plugin.kv.storage import save_compact
+
+    shape = shape_of(config, case.model)
+    tokens = case.prompt - _QUESTION_TOKENS
+    slots = hypercode(shape, tokens, _RATIO, DTYPE_BYTES[case.dtype]).slots
+    heads, dtype = shape.num_kv_heads, getattr(torch, case.dtype)
+    index = torch.linspace(0, tokens - 1, slots).to(torch.int32).repeat(heads)
+    generator = torch.Generator().manual_seed(0)
+
+    def random() -> Any:
+        return torch.randn(heads * slots, shape.head_dim, generator=generator).to(dtype)
+
+    layers = tuple(
+        LayerSlots(
+            random(),
+            random(),
+            torch.zeros(heads * slots),
+            torch.arange(0, (heads + 1) * slots, slots, dtype=torch.int32),
+            index,
+        )
+        for _ in range(shape.num_layers)
+    )
+    scene = SceneSpan(0, tokens, "random slots", "random")
+    cache = CompactCache(layers, (scene,), torch.zeros(tokens, dtype=torch.int64), _RATIO, 0, "fast", {})
+    save_compact(cache, folder)
 
 
 def _configuration(config: Mapping[str, Any]) -> Any:
@@ -252,30 +337,6 @@ def _configuration(config: Mapping[str, Any]) -> Any:
     fields = {key: value for key, value in config.items() if key not in ("model_type", "dtype")}
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # within the warm-up model's vocabulary too
     return AutoConfig.for_model(config["model_type"], attn_implementation="sdpa", **fields, **special)
-
-
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise HypersceneError(f"/proc/self/status has no {field}; this benchmark runs on Linux")
-
-
-def _resident() -> int:
-    return _status("VmRSS")
-
-
-def _largest() -> int:
-    return _status("VmHWM")
-
-
-def _reset_largest() -> str:
-    """Make the kernel forget the largest resident size so far; say whether it did."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return "largest resident size since the process started (it cannot be reset here)"
-    return "largest resident size since the model was built"
 
 
 if __name__ == "__main__":
