@@ -49,8 +49,8 @@ __all__ = [
 _PIECE_TOKENS = 4096
 _FIT_TOKENS = 2048
 _JUDGE_TOKENS = 1024
-_CACHED_SCORES, _MOST_SCORES = 2**19, 2**26
-"""Scores of one head held at once, float32: on a CPU 2 MiB, which stay in its cache; elsewhere 256 MiB."""
+_CACHED_SCORES, _MOST_SCORES = 2**17, 2**26
+"""Scores of one head held at once, float32: on a CPU 512 KiB, which stay in its cache; elsewhere 256 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,26 +180,28 @@ def _score_layer(
     keys = source.keys[layer]
     group = record.query.shape[1] // keys.shape[0]
     used = piece.weights > 0
-    log_weights = piece.weights[used].log()
+    weights = piece.weights[used]
     first = _first_reply(piece)[used]
     owner = piece.scenes[:, None].expand(used.shape)[used]
-    rows = max(1, (_CACHED_SCORES if keys.device.type == "cpu" else _MOST_SCORES) // keys.shape[1])
+    rows = max(16, (_CACHED_SCORES if keys.device.type == "cpu" else _MOST_SCORES) // keys.shape[1])
+    held = torch.empty(rows, keys.shape[1], device=keys.device)
     for head in range(keys.shape[0]):
-        best = torch.full((source.num_tokens,), -torch.inf, device=keys.device)
+        best = torch.zeros(source.num_tokens, device=keys.device)
         pointing = torch.zeros((), device=keys.device)
         own_keys = keys[head].float().T * scaling
         for queries, live in queries_of_head(record, head, group, used, scaling):
             for start in range(0, len(queries), rows):
                 part = slice(start, start + rows)
-                share = queries[part] @ own_keys
-                total = torch.logaddexp(live[part], share.logsumexp(-1))
+                share = torch.mm(queries[part], own_keys, out=held[: len(queries[part])])
+                peak = share.amax(-1)
+                share.sub_(peak[:, None]).exp_()
+                share *= (peak - torch.logaddexp(live[part], peak + share.sum(-1).log())).exp_()[:, None]
                 asking = first[part]
-                seen = (share[asking, source.num_prefix :] - total[asking, None]).exp_()
-                pointing += (seen * (scene_of == owner[part][asking, None])).sum()
-                # the max over queries of weight · attention, in logarithms until it is found
-                share += (log_weights[part] - total)[:, None]
+                seen = share[asking, source.num_prefix :] * (scene_of == owner[part][asking, None])
+                pointing += seen.sum()
+                share *= weights[part, None]
                 best = torch.maximum(best, share[:, source.num_prefix :].amax(0))
-        where, best = (layer, head), best.exp_()
+        where = (layer, head)
         scores.keys[where] = torch.maximum(scores.keys[where], best) if where in scores.keys else best
         scores.on_scene[where] = scores.on_scene.get(where, 0.0) + float(pointing) / group
 

@@ -22,6 +22,8 @@ from hyperscene_plugin.model.rope_of import ModelRope
 
 __all__ = ["ContextPart", "assemble_context", "place_parts"]
 
+_TURNED_ROWS = 8192
+
 
 @dataclass(frozen=True, slots=True)
 class ContextPart:
@@ -134,18 +136,25 @@ def _rows(
             index.append(torch.arange(start, end).repeat(full_keys.shape[0]))
             heads.append(torch.repeat_interleave(torch.arange(full_keys.shape[0]), count))
     positions = place[torch.cat(index)].to(device)
-    cos, sin = rope.cos_sin(positions, number)
+    turned = _turned(keys[0] if len(keys) == 1 else torch.cat(keys), positions, number, rope)
+    if len(keys) == 1:  # head by head already
+        return AssembledLayer(turned, values[0], bias[0], tuple(slots.offsets.tolist()), positions, slots.window)
     head = torch.cat(heads)
     order = head.argsort(stable=True)
     counts = torch.bincount(head, minlength=slots.num_heads).cumsum(0).tolist()
+    order = order.to(device)
     return AssembledLayer(
-        rotate(torch.cat(keys), cos, sin)[order],
-        torch.cat(values)[order],
-        torch.cat(bias)[order],
-        (0, *counts),
-        positions[order],
-        slots.window,
+        turned[order], torch.cat(values)[order], torch.cat(bias)[order], (0, *counts), positions[order], slots.window
     )
+
+
+def _turned(keys: Tensor, positions: Tensor, number: int, rope: ModelRope) -> Tensor:
+    """Return the rotated keys of one layer; float32 angles and products are held for a part of the rows at a time."""
+    turned = torch.empty_like(keys)
+    for start in range(0, len(keys), _TURNED_ROWS):
+        part = slice(start, start + _TURNED_ROWS)
+        turned[part] = rotate(keys[part], *rope.cos_sin(positions[part], number))
+    return turned
 
 
 def _head_numbers(slots: LayerSlots) -> Tensor:
