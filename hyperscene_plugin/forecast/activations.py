@@ -10,7 +10,11 @@ enough. Widths: h hidden, q all query heads, k all key heads, d one head, i MLP,
     append         t · (2h + q) · e + keys · k · e      cached keys are copied to make room (not in a first pass)
     attend         t · (2h + 2q) · e + t · heads · 4    query, output, one float32 log-sum per row
       under a mask + t · keys · e + 2 · keys · q · e    the mask as numbers; keys and values, repeated per query head
-    slots          t · (2h + 2q) · e + 2 · t · heads · slots · 4   scores and probabilities over a hypercode, float32
+    slots          over a hypercode, in float32: scores, their shifted copy, probabilities; slots are those of a KV head
+      question     t · (2h + 2q) · e + t · (2q + 2k) · 4 + 3 · rows · slots · 4 + 2 · slots · d · 4   head by head; rows
+                                                        rows: t · query heads of a KV head, at most 2²⁴ scores
+      reply        t · (2h + 2q) · e + 3 · heads · slots · KV heads · 4 + slots · k · 4   all heads in one product
+                                                        (keys and values as float32 only where they are not)
     project out    t · (3h + 2q) · e
     MLP            t · (3h + 3i) · e                    layer input, residual, normed input; gate, up, their product
                                                         (4i where gate and up are fused)
@@ -26,7 +30,9 @@ from dataclasses import dataclass
 
 from hyperscene_plugin.forecast.shape import ModelShape
 
-__all__ = ["Moment", "Pass", "largest_moment", "moments"]
+__all__ = ["MAX_SCORES", "Moment", "Pass", "largest_moment", "moments"]
+
+MAX_SCORES = 2**24  # of all heads at once, as in kv.attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +115,26 @@ def _attention(shape: ModelShape, forward: Pass, masked: list[int], size: int) -
         ("project out", f"{t:,} · (3 · {h:,} + 2 · {q:,}) · {e}{joint}", t * (3 * h + 2 * q) * e + fused),
     ]
     if forward.slots:
-        scores = 2 * t * heads * forward.slots * 4
-        found.append(
-            ("slots", f"{base_formula} + 2 · {t:,} · {heads} · {forward.slots:,} · 4{joint}", base + scores + fused)
-        )
+        more, more_formula = _over_slots(shape, forward, size)
+        found.append(("slots", f"{base_formula} + {more_formula}{joint}", base + more + fused))
     return found
+
+
+def _over_slots(shape: ModelShape, forward: Pass, size: int) -> tuple[int, str]:
+    """Return what attention over a hypercode holds besides query and output, and its formula (``kv.attention``)."""
+    t, slots, kv_heads, d = forward.tokens, forward.slots, shape.num_kv_heads, shape.head_dim
+    converted = 0 if size == 4 else 1
+    if t == 1:
+        every = slots * kv_heads
+        return (
+            3 * shape.num_heads * every * 4 + converted * every * d * 4,
+            f"3 · {shape.num_heads} · {every:,} · 4" + (f" + {every:,} · {d} · 4" if converted else ""),
+        )
+    most = max(1, MAX_SCORES // (shape.num_heads * (forward.global_keys + slots)))
+    rows = min(t, most) * (shape.num_heads // kv_heads)
+    live = t * (2 * shape.query_width + converted * 2 * shape.kv_width) * 4
+    formula = f"{live:,} live + 3 · {rows:,} · {slots:,} · 4" + (f" + 2 · {slots:,} · {d} · 4" if converted else "")
+    return live + 3 * rows * slots * 4 + converted * 2 * slots * d * 4, formula
 
 
 def _masked_keys(shape: ModelShape, forward: Pass) -> list[int]:

@@ -1,7 +1,8 @@
 """Bytes of the key/value cache: the full one, and the hypercode that stands for it.
 
-The full cache holds a key and a value per token, layer and KV head. A hypercode slot holds a key, a value and one
-float32 bias; a layer adds one int64 offset per KV head and one more, because heads may hold unequal numbers of slots.
+The full cache holds a key and a value per token, layer and KV head. A hypercode slot holds a key, a value, one float32
+bias and the int32 index of its source token; a layer adds one int32 offset per KV head and one more, because heads may
+hold unequal numbers of slots.
 Layers with a sliding window keep their window either way and are not compacted.
 """
 
@@ -15,7 +16,8 @@ from hyperscene_plugin.forecast.shape import ModelShape
 __all__ = ["Hypercode", "full_cache", "full_cache_figures", "hypercode", "token_bytes"]
 
 BIAS_BYTES = 4
-OFFSET_BYTES = 8
+INDEX_BYTES = 4
+OFFSET_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +90,19 @@ def hypercode(shape: ModelShape, context: int, ratio: float, size: int) -> Hyper
     if not layers:
         figure = Figure("hypercode", "hypercode", "every layer slides: nothing to compact", sliding, "bytes")
         return Hypercode(0, 0, sliding, 1.0, (figure,))
-    slot = 2 * shape.head_dim * size + BIAS_BYTES
+    slot = 2 * shape.head_dim * size + BIAS_BYTES + INDEX_BYTES
     offsets = layers * (kv_heads + 1) * OFFSET_BYTES
     target = (full - sliding) / ratio
     slots = max(1, int((target - offsets) // (layers * kv_heads * slot)))
     compact = layers * kv_heads * slots * slot + offsets
     figures = [
-        Figure("slot", "slot", f"2 · {shape.head_dim} · {size} bytes + {BIAS_BYTES} of bias", slot, "bytes"),
+        Figure(
+            "slot",
+            "slot",
+            f"2 · {shape.head_dim} · {size} bytes + {BIAS_BYTES} of bias + {INDEX_BYTES} of index",
+            slot,
+            "bytes",
+        ),
         Figure("offsets", "offsets", f"{layers} layers · {kv_heads + 1} · {OFFSET_BYTES} bytes", offsets, "bytes"),
         Figure(
             "slots",

@@ -76,8 +76,8 @@ def full_peak(shape: ModelShape, request: Request, weights: int, size: int) -> P
 def hypercode_peak(shape: ModelShape, request: Request, weights: int, compact: Hypercode, size: int) -> Peak:
     """Return the peak of answering from a stored hypercode: prefill the question, decode the reply.
 
-    Arguments as ``full_peak``; ``compact`` is the hypercode of the context. Its attention is counted as a plain float32
-    implementation holds it, with the scores of one layer in memory.
+    Arguments as ``full_peak``; ``compact`` is the hypercode of the context, already in the model's memory. What a CPU
+    maps of the stored file beside it, and the one layer that is turned to its positions at a time, are not counted.
     """
     question, live = request.question_tokens, request.question_tokens + request.new_tokens
     per_layer = token_bytes(shape, size)

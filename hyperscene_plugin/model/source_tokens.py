@@ -55,7 +55,9 @@ def cut_blocks(spans: Sequence[Span], room: int) -> list[Span]:
         InputError: a single scene does not fit.
     """
     if room < _LEAST_ROOM:
-        raise BudgetError(f"the model's window leaves no room for a source ({max(0, room)} positions); a larger window is needed")
+        raise BudgetError(
+            f"the model's window leaves no room for a source ({max(0, room)} positions); a larger window is needed"
+        )
     blocks: list[Span] = []
     first = 0
     for number, (start, end) in enumerate(spans):

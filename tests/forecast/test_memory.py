@@ -53,8 +53,8 @@ def test_the_lines_of_the_example():
     (figure,) = full_cache_figures(LLAMA, 60_000, 2)
     assert str(figure) == "full = 2 · 32 layers · 8 KV heads · 128 · 2 bytes · 60,000 tokens = 7.32 GiB"
     code = hypercode(LLAMA, 60_000, 12, 2)
-    assert code.slots == 4961  # a little under 60,000 ÷ 12: the bias and the offsets are part of the twelfth
-    assert code.compact == 32 * 8 * 4961 * (2 * 128 * 2 + 4) + 32 * 9 * 8
+    assert code.slots == 4923  # a little under 60,000 ÷ 12: bias, index and offsets are part of the twelfth
+    assert code.compact == 32 * 8 * 4923 * (2 * 128 * 2 + 8) + 32 * 9 * 4
     assert [figure.key for figure in code.figures][-1] == "byte_ratio"
 
 
@@ -62,7 +62,7 @@ def test_the_lines_of_the_example():
 def test_the_ratio_is_kept_in_bytes(shape, context, ratio, size):
     code = hypercode(shape, context, ratio, size)
     full = full_cache(shape, context, size) - code.sliding
-    slot = shape.num_global_layers * shape.num_kv_heads * (2 * shape.head_dim * size + 4)
+    slot = shape.num_global_layers * shape.num_kv_heads * (2 * shape.head_dim * size + 8)
     assert code.slots <= context
     if code.slots > 1:  # the largest whole number of slots within the ratio
         assert code.compact <= full / ratio < code.compact + slot
