@@ -33,6 +33,8 @@ from hyperscene_plugin.kv.manifest import SLOTS, VERBATIM
 from hyperscene_plugin.model.hf import LocalModel
 from hyperscene_plugin.model.port import GenerationOptions
 from hyperscene_plugin.model.prefill import prefill_source
+from hyperscene_plugin.text.render import render_pieces
+from hyperscene_plugin.text.segment import segment
 from hyperscene_plugin.types import Message
 
 __all__ = ["BARS", "Settings", "main", "measure_length"]
@@ -142,12 +144,13 @@ def measure_length(model: LocalModel, book: str, length: int, settings: Settings
         settings: ratio, qualities, repeats.
     """
     text = _cut(model, book, length)
-    prompt = [Message("system", text), Message("user", QUESTION)]
+    read = "".join(render_pieces(segment(text)))  # as a hypercode's source reads: the same tokens on both sides
+    prompt = [Message("system", read), Message("user", QUESTION)]
     options = GenerationOptions(max_new_tokens=settings.new_tokens)
     model.generate(QUESTION, replace(options, max_new_tokens=2))  # thread pools, kernels
     print(f"{length:,} tokens", flush=True)
     with tempfile.TemporaryDirectory(prefix="hyperscene-code-") as scratch:
-        codes, compaction = _compact_all(model, text, settings)
+        codes, compaction = _compact_all(model, text, read, settings)
         code = codes[settings.qualities[-1]]
         stored = code.save(Path(scratch) / "code")
         load: Callable[[], CompactCache] = lambda: model.load_compact(stored)  # noqa: E731
@@ -181,19 +184,19 @@ def measure_length(model: LocalModel, book: str, length: int, settings: Settings
             "compaction": compaction,
         }
         if settings.memory:
-            row["memory"] = _memory(text, stored, settings)
+            row["memory"] = _memory(read, stored, settings)
     row["ratios"] = _ratios(row)
     _print(row)
     return row
 
 
 def _compact_all(
-    model: LocalModel, text: str, settings: Settings
+    model: LocalModel, text: str, read: str, settings: Settings
 ) -> tuple[dict[str, CompactCache], dict[str, dict[str, float]]]:
     """Compact with each quality, a plain prefill of the same tokens timed before and after each."""
     hypercode = model.hypercode
     prefix = hypercode.template().prefix_ids
-    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = model.tokenizer(read, add_special_tokens=False)["input_ids"]
 
     def prefill() -> float:
         return _seconds(model, lambda: prefill_source(model.model, prefix, ids))

@@ -1,4 +1,4 @@
-"""The parts of a compaction that are kept: a block's budget, what was read of it, what became of it; and joining them."""
+"""The parts of a compaction: a block's budget, what was read of it, what became of it; and joining blocks."""
 
 from __future__ import annotations
 

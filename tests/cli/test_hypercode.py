@@ -8,7 +8,11 @@ import pytest
 
 from hyperscene_plugin.cli.app import run
 
-NOTES = "Anna lives in Oslo. Boris works as a baker. Victor lives in Lisbon. Clara has a birthday on 12 March.\n"
+NOTES = (
+    "Anna lives in Oslo. Boris works as a baker. The locker number of Clara is 4821. Victor lives in Lisbon. "
+    "Clara has a birthday on 12 March. Peter lives in Riga and speaks Latin. Ines studies chemistry. "
+    "The pet of Leon is a parrot. Sonia likes the colour black best. London is the home of Mario.\n"
+)
 
 
 @pytest.fixture
