@@ -4,12 +4,14 @@
 
 Each measurement is a process of its own on the CPU: a model with random weights is built from a built-in configuration
 (some with fewer layers, their widths as they are), a random prompt is prefilled through ``generate`` and a few tokens
-are decoded; a case marked ``hypercode`` loads a stored compact cache of random slots from disk instead, assembles it and
-answers a question behind it. Measured is the process's largest resident memory from then on (``VmHWM``, reset after the model is built
-through ``/proc/self/clear_refs``) minus what was resident before the model was built, after a tiny model of the same
-kind had run once: libraries and thread pools are no part of it. glibc keeps freed memory for later, up to 32 MiB a
-piece, which would be counted too; ``MALLOC_MMAP_THRESHOLD_`` is set so that every tensor above 64 KiB goes back at
-once, as on an accelerator's own allocator within one pass. ``--system-malloc`` shows the difference. Linux only.
+are decoded. A case marked ``hypercode`` loads a stored compact cache of random slots from disk instead, assembles it
+and answers a question behind it; what it maps of the file is resident too, and added to the prediction.
+
+Measured is the process's largest resident memory from then on (``VmHWM``, reset after the model is built through
+``/proc/self/clear_refs``) minus what was resident before the model was built, after a tiny model of the same kind had
+run once: libraries and thread pools are no part of it. glibc keeps freed memory for later, up to 32 MiB a piece, which
+would be counted too; ``MALLOC_MMAP_THRESHOLD_`` is set so that every tensor above 64 KiB goes back at once, as on an
+accelerator's own allocator within one pass. ``--system-malloc`` shows the difference. Linux only.
 """
 
 from __future__ import annotations
