@@ -417,10 +417,12 @@ class Hypercode:
                             "the window"
                         )
             if can_zoom:
+                # what the caches that were left out would have held is free for zoom
+                gated = [i for i in range(len(parts)) if i not in active]
                 chosen = choose_zoom(
                     [parts[i] for i in active],
                     [pointing[i] for i in active],
-                    sum(caches[i].zoom_bytes for i in active),
+                    sum(c.zoom_bytes for c in caches) + sum(caches[i].nbytes for i in gated),
                 )
                 for i, spans in zip(active, chosen, strict=True):
                     zoomed[i] = spans
