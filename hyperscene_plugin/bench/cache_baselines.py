@@ -70,7 +70,7 @@ def repeat_eviction(hypercode: Hypercode, source: SourceKV, repeat: Repeat, num_
     flat = torch.cat([repeat.scores.keys[place] for place in places])
     chosen = torch.zeros(len(flat), dtype=torch.bool)
     chosen[flat.topk(min(total, len(flat))).indices] = True
-    parts = chosen.split(source.num_tokens)
+    parts = torch.split(chosen, source.num_tokens)
     return evicted_context(
         source, {place: part.nonzero().squeeze(1) for place, part in zip(places, parts, strict=True)}
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def notes(tmp_path, monkeypatch):
     return file
 
 
-def printed(capsys) -> dict:
+def printed(capsys) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
