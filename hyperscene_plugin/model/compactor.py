@@ -49,8 +49,8 @@ __all__ = [
 _PIECE_TOKENS = 4096
 _FIT_TOKENS = 2048
 _JUDGE_TOKENS = 1024
-_CACHED_SCORES, _MOST_SCORES = 2**17, 2**26
-"""Scores of one head held at once, float32: on a CPU 512 KiB, which stay in its cache; elsewhere 256 MiB."""
+_CACHED_SCORES, _MOST_SCORES = 2**19, 2**26
+"""Scores of one head held at once, float32: on a CPU 2 MiB, which stay near its cores; elsewhere 256 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
