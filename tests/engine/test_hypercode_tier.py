@@ -172,6 +172,6 @@ def test_a_chat_keeps_its_speakers(engine):
     }
     chat = [Message("user", f"I live in {city}.", name=name, id=name) for name, city in said.items()]
     engine.remember(chat, scope=ANNA, source_id="chat")
-    engine.compact("chat", scope=ANNA, compaction_ratio=4, quality="best")
+    engine.compact("chat", scope=ANNA, compaction_ratio=3, quality="best")
     answers = {name: engine.generate(f"Where does {name} live?", scope=ANNA).text.strip(" .") for name in said}
     assert answers == said
