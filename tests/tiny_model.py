@@ -14,7 +14,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def save_tiny_model(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, window: int = 256) -> Path:
+def save_tiny_model(
+    folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, window: int = 256, hidden: int = 32
+) -> Path:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -37,8 +39,8 @@ def save_tiny_model(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, 
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(fast),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
