@@ -44,7 +44,7 @@ def save_tiny_model(
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=8,
+        head_dim=hidden // 4,
         max_position_embeddings=window,
         bos_token_id=fast.bos_token_id,
         eos_token_id=fast.eos_token_id,
