@@ -27,6 +27,7 @@ from typing import Any
 
 from hyperscene_plugin.bench.random_model import configuration_of, save_random_model
 from hyperscene_plugin.bench.speed_memory import Task, measure_memory
+from hyperscene_plugin.bench.speed_plot import check_plotting, plot_speed
 from hyperscene_plugin.errors import InputError, MissingPackageError
 from hyperscene_plugin.kv.layout import CompactCache
 from hyperscene_plugin.kv.manifest import SLOTS, VERBATIM
@@ -93,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         book = options.file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{options.file} cannot be read as text ({error})") from error
+    if options.plot:
+        check_plotting(options.context)
     _quiet()
     if options.threads:
         import torch
@@ -128,8 +131,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "threads": options.threads,
     }
     if options.plot:
-        from hyperscene_plugin.bench.speed_plot import plot_speed
-
         print(f"drawn: {plot_speed(report, options.plot)}")
     print(json.dumps(report))
 

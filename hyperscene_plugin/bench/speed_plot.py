@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hyperscene_plugin.errors import InputError, MissingPackageError
 
-__all__ = ["plot_speed"]
+__all__ = ["check_plotting", "plot_speed"]
 
 _MIB = 1024**2
 _COLOURS = {"full": "#7f8c8d", "hypercode": "#c0392b", "hypercode + zoom": "#2c3e50"}
 
 
-def plot_speed(report: dict[str, Any], folder: Path) -> Path:
-    """Draw ``folder/speed.png`` from a report with several context lengths; return the file.
+def check_plotting(lengths: Sequence[int]) -> None:
+    """Refuse before anything is measured what could not be drawn after it.
 
     Raises:
-        InputError: the report has a single length.
+        InputError: a single length.
         MissingPackageError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise MissingPackageError("matplotlib", "bench", "drawing the curves") from error
-    rows = sorted(report["rows"], key=lambda row: row["context"])
-    if len(rows) < 2:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingPackageError("matplotlib", "bench", "drawing the curves")
+    if len(set(lengths)) < 2:
         raise InputError("a curve needs at least two context lengths; give several after --context")
+
+
+def plot_speed(report: dict[str, Any], folder: Path) -> Path:
+    """Draw ``folder/speed.png`` from a report with several context lengths; return the file. Errors as above."""
+    rows = sorted(report["rows"], key=lambda row: row["context"])
+    check_plotting([row["context"] for row in rows])
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
     lengths = [row["context"] for row in rows]
     panels = [
         ("seconds to the first token", _series(rows, "first_token_s", ("full", "stored", "stored_zoom"), 1)),
